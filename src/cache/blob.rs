@@ -284,14 +284,8 @@ impl BlobCache {
 
     /// The size of a blob for a HEAD request: never fetches the blob.
     pub(crate) async fn size(&self, source: &Source) -> Result<BlobSize, BlobError> {
-        let can_wait =
-            |download: &Download| source.upstream.via_mirrors().is_none_or(|mirrors| download.admits(mirrors));
-        if let Some(subscription) = self.downloads.find(source)
-            && can_wait(subscription.download())
-            && let Ok(total) = source.upstream.trace().wait(subscription.download().head()).await
-            && let Some(total) = believable(total, source)
-        {
-            return Ok(BlobSize { total: Some(total), outcome: Outcome::Joined });
+        if let Some(size) = self.size_in_flight(source).await {
+            return Ok(size);
         }
         if let Some(blob) = self.stored(&source.id()).await? {
             return Ok(BlobSize { total: Some(blob.len), outcome: Outcome::Hit });
@@ -302,14 +296,33 @@ impl BlobCache {
                 self.note_remark(source, &head.notes);
                 Ok(BlobSize { total: head.len, outcome: Outcome::Miss })
             }
-            Err(error) if error.kind.is_outage() => self.left_size(source).await.ok_or(BlobError::Upstream(error)),
+            Err(error) if error.kind.is_outage() => {
+                // A client may have requested bytes of the blob meanwhile.
+                match self.size_in_flight(source).await {
+                    Some(size) => Ok(size),
+                    None => self.left_size(source).await.ok_or(BlobError::Upstream(error)),
+                }
+            }
             Err(error) => Err(BlobError::Upstream(error)),
         }
     }
 
-    /// The size of a blob that an earlier download left whole: a download verifies it without the upstream.
+    /// The size of a blob that is being downloaded. No bytes are requested for it.
+    async fn size_in_flight(&self, source: &Source) -> Option<BlobSize> {
+        let subscription = self.downloads.find(source)?;
+        let download = subscription.download();
+        if source.upstream.via_mirrors().is_some_and(|mirrors| !download.admits(mirrors)) {
+            return None;
+        }
+        let total = source.upstream.trace().wait(download.head()).await.ok()?;
+        let total = believable(total, source)?;
+        Some(BlobSize { total: Some(total), outcome: Outcome::Joined })
+    }
+
+    /// The size of a blob that an earlier download left whole: a download verifies it without the upstream. If bytes are
+    /// missing, none begins: it would request all of them.
     async fn left_size(&self, source: &Source) -> Option<BlobSize> {
-        if !self.store.has_left(&source.id()).await {
+        if !self.store.has_left_whole(&source.id(), &source.origin()).await {
             return None;
         }
         let joined = self.downloads.join(source, Need::Whole).await;

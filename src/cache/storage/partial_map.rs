@@ -31,6 +31,13 @@ pub struct PartialMap {
     pub records: Vec<ChunkRecord>,
 }
 
+impl PartialMap {
+    /// How many bytes of the blob are in the file.
+    pub fn written(&self) -> u64 {
+        self.records.iter().map(|record| record.written).sum()
+    }
+}
+
 /// The part of the map that does not depend on the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Footer {

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
     sync::Arc,
 };
 
@@ -77,9 +78,23 @@ impl DiskStore {
         .await
     }
 
-    /// Whether an earlier download of this blob left a file to resume.
-    pub async fn has_left(&self, id: &ContentKey) -> bool {
-        self.0.index.contains(&IndexKey::Partial(id.clone()))
+    /// Whether an earlier download of this blob from this origin left all of its bytes.
+    pub async fn has_left_whole(&self, id: &ContentKey, origin: &Origin) -> bool {
+        let key = IndexKey::Partial(id.clone());
+        if !self.0.index.contains(&key) {
+            return false;
+        }
+        let (path, origin) = (self.path(&key), origin.fingerprint());
+        blocking(move || {
+            let is_whole = || {
+                Some(match left_in(&open_left(&path)?, &origin)? {
+                    (_, Leftover::Chunks(map)) => map.total == Some(map.written()),
+                    (_, Leftover::Verified(_)) => true,
+                })
+            };
+            is_whole().unwrap_or_default()
+        })
+        .await
     }
 
     /// The file that an earlier download of this blob from this origin left, and what it holds; `None` if there is
@@ -95,19 +110,11 @@ impl DiskStore {
         }
         let origin = origin.fingerprint();
         blocking(move || {
-            let flags = OFlags::NOFOLLOW.bits().cast_signed();
-            let file = File::options().read(true).write(true).custom_flags(flags).open(store.path(&key)).ok()?;
-            let map = Footer::read(&file).ok()?.filter(|(footer, _)| footer.origin == origin);
-            // Bytes that were verified before a kill are the content, whichever registry sent them.
-            let (left, failed, content) = match map {
-                Some((footer, map)) => {
-                    let left = map.records.iter().map(|record| record.written).sum();
-                    (left, footer.failed, Leftover::Chunks(map))
-                }
-                None => {
-                    let noted = verified_at::noted(&file).filter(|noted| noted.verified.is_some())?;
-                    (noted.len, false, Leftover::Verified(noted.len))
-                }
+            let file = open_left(&store.path(&key))?;
+            let (failed, content) = left_in(&file, &origin)?;
+            let left = match &content {
+                Leftover::Chunks(map) => map.written(),
+                Leftover::Verified(len) => *len,
             };
             let (reservation, _) = Reservation::adopt(&store, &key, &IndexKey::Blob(id.clone()))?;
             let temp = TempFile::opened(store, TempName::Partial(id.clone()), file, reservation);
@@ -115,6 +122,24 @@ impl DiskStore {
             Some((TempBlob { id, temp, origin: Some(origin), left, failed, is_verified }, content))
         })
         .await
+    }
+}
+
+/// Blocks.
+fn open_left(path: &Path) -> Option<File> {
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    File::options().read(true).write(true).custom_flags(flags).open(path).ok()
+}
+
+/// What a download of this origin left in the file, and whether another one resumed it in vain. Blocks.
+fn left_in(file: &File, origin: &[u8; 16]) -> Option<(bool, Leftover)> {
+    match Footer::read(file).ok()?.filter(|(footer, _)| footer.origin == *origin) {
+        Some((footer, map)) => Some((footer.failed, Leftover::Chunks(map))),
+        // Bytes that were verified before a kill are the content, whichever registry sent them.
+        None => {
+            let noted = verified_at::noted(file).filter(|noted| noted.verified.is_some())?;
+            Some((false, Leftover::Verified(noted.len)))
+        }
     }
 }
 
@@ -165,7 +190,7 @@ impl TempBlob {
             temp.keep(purpose, IndexKey::Partial(id), len);
             return Ok(());
         }
-        let written: u64 = map.records.iter().map(|record| record.written).sum();
+        let written = map.written();
         let Some(origin) = origin.filter(|_| written >= WORTH_KEEPING) else { return Ok(temp.discard()) };
         let in_vain = left > 0 && written <= left && (answered || failed);
         if in_vain && answered && failed {
@@ -173,14 +198,26 @@ impl TempBlob {
         }
         let count = map.total.map_or(map.records.len() as u64, |total| total.div_ceil(map.chunk));
         let footer = Footer { chunk: map.chunk, total: map.total, count, origin, failed: in_vain };
+        let before = temp.file.metadata()?.len();
         if let Err(error) = footer.write(&temp.file).and_then(|()| footer.write_records(&temp.file, &map.records)) {
-            temp.discard();
-            return Err(error);
+            // A full disk may have no room for the map, but the one that was noted while the download ran is there.
+            if !has_noted(&temp.file, before, origin) {
+                temp.discard();
+                return Err(error);
+            }
+            tracing::debug!(%error, "a broken download keeps only the chunks that it noted");
         }
         let len = temp.file.metadata()?.blocks() * 512;
         temp.keep(purpose, IndexKey::Partial(id), len);
         Ok(())
     }
+}
+
+/// Whether the file had a map of this origin when it had `len` bytes; if it had, it is as long again. Blocks.
+fn has_noted(file: &File, len: u64, origin: [u8; 16]) -> bool {
+    let is_as_before = |file: &File| file.metadata().is_ok_and(|metadata| metadata.len() == len);
+    (is_as_before(file) || file.set_len(len).is_ok())
+        && Footer::read(file).is_ok_and(|noted| noted.is_some_and(|(footer, _)| footer.origin == origin))
 }
 
 /// Notes in the file which chunks are whole, so that a kill loses no others.

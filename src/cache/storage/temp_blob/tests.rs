@@ -153,6 +153,32 @@ async fn chunks_that_were_noted_outlive_the_process() {
     assert_eq!(left, PartialMap { records: vec![map(50).records[0], record, record], ..map(50) });
 }
 
+/// A file that cannot be written is like a disk without room for the map.
+#[tokio::test]
+async fn without_room_for_the_map_the_noted_chunks_are_kept() {
+    for is_noted in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        store.scan().await;
+        let reservation = store.reserve_ahead_of_test(&whatever()).await;
+        let mut temp = store.create(&whatever(), &origin(), reservation).await.unwrap();
+        temp.file().write_all_at(&[7; 100_000], 0).unwrap();
+        let record = ChunkRecord { written: CHUNK, crc: 9 };
+        if is_noted {
+            temp.notes(CHUNK, 3 * CHUNK).unwrap().note(2, record, || map(0).records).unwrap();
+        }
+        let path = directory.path().join("tmp").join(file_names::partial(&whatever()));
+        temp.temp.file = Arc::new(File::open(path).unwrap());
+        assert_eq!(temp.keep(Purpose::Client, &map(100_000), false).is_ok(), is_noted);
+        let left = store.resume(&whatever(), &origin()).await;
+        let Some((_, Leftover::Chunks(left))) = left else {
+            assert!(!is_noted && files(directory.path()) == 0);
+            continue;
+        };
+        assert_eq!(left.records, [map(0).records[0], map(0).records[1], record]);
+    }
+}
+
 #[tokio::test]
 async fn what_is_left_goes_when_it_was_in_vain_twice() {
     let directory = tempfile::tempdir().unwrap();

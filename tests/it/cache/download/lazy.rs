@@ -111,6 +111,29 @@ async fn what_lazy_clients_read_outlives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_in_an_outage_brings_no_bytes() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let (digest, content) = add(&registry, LEN, 1);
+    let head_of_whole = async |mirror: &Mirror| bounded(mirror.head(&path(&digest))).await;
+    read(&mirror, &digest, &content, (3 * MIB, 3 * MIB + 100)).await;
+    until_received(&mirror, MIB).await;
+    registry.fault(When::blobs().method(Method::HEAD), Fault::status(503));
+    // The download in flight knows the size.
+    let told = head_of_whole(&mirror).await;
+    assert_eq!((told.status, told.header("content-length")), (200, Some(&*LEN.to_string())));
+    mirror.restart().await;
+    registry.forget_requests();
+    // What is left does not prove it.
+    assert!(head_of_whole(&mirror).await.status >= 500);
+    assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 0);
+    read(&mirror, &digest, &content, (3 * MIB, 3 * MIB + 100)).await;
+    let told = head_of_whole(&mirror).await;
+    assert_eq!((told.status, told.header("content-length")), (200, Some(&*LEN.to_string())));
+    assert_eq!((received(&mirror).await, ranges(&registry)), (0, Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_that_ends_before_the_range_is_not_downloaded() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
