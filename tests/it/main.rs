@@ -24,6 +24,7 @@ mod cache {
     pub mod download {
         pub mod abandoned;
         pub mod coalescing;
+        pub mod connections;
         pub mod corrupt;
         pub mod early_end;
         pub mod kill;

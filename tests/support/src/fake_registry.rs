@@ -73,6 +73,8 @@ struct Shared {
     records: watch::Sender<Vec<Record>>,
     /// How many requests ended before all of their content had come.
     broken: watch::Sender<usize>,
+    /// How many GETs of blobs have begun and not ended.
+    open_blobs: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -115,6 +117,7 @@ impl FakeRegistry {
             state: Mutex::default(),
             records: watch::Sender::default(),
             broken: watch::Sender::default(),
+            open_blobs: watch::Sender::default(),
         });
         let api = Listener::start(Server::Api, shared.clone(), tls.clone()).await;
         let cdn = Listener::start(Server::Cdn, shared.clone(), tls).await;
@@ -180,6 +183,12 @@ impl FakeRegistry {
         let mut broken = self.shared.broken.subscribe();
         let waited = tokio::time::timeout(std::time::Duration::from_secs(60), broken.wait_for(|now| *now >= count));
         assert!(waited.await.is_ok(), "no request broke off");
+    }
+
+    /// How many GETs of blobs have begun and not ended, as far as the registry knows: it learns a little late that a client
+    /// has closed a connection.
+    pub fn open_blobs(&self) -> usize {
+        *self.shared.open_blobs.borrow()
     }
 
     /// Points a tag, new or old, at a manifest.

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use forebay::oci::{ByteRange, ResolvedRange};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -31,10 +31,34 @@ pub(super) async fn serve(
     let form = incoming.collect().await.map(|collected| collected.to_bytes()).unwrap_or_default();
     let record = Record::new(server, &parts, String::from_utf8_lossy(&form).into_owned());
     shared.records.send_modify(|records| records.push(record.clone()));
+    let open = (record.method == Method::GET && record.path.contains("/blobs/")).then(|| OpenBlob::new(&shared));
     let faults = shared.state().faults(&record);
     before(&faults).await?;
     let response = shared.state().answer(&record, &faults);
-    Ok(after(response, &faults).await)
+    let response = after(response, &faults).await;
+    Ok(response.map(|body| {
+        let counted = move |frame| {
+            let _ = &open;
+            frame
+        };
+        body.map_frame(counted).boxed_unsync()
+    }))
+}
+
+/// A GET of a blob that has not ended.
+struct OpenBlob(Arc<Shared>);
+
+impl OpenBlob {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.open_blobs.send_modify(|open| *open += 1);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for OpenBlob {
+    fn drop(&mut self) {
+        self.0.open_blobs.send_modify(|open| *open -= 1);
+    }
 }
 
 /// The same for what has content, which is looked at only when nothing is wrong with the request.
