@@ -6,7 +6,9 @@
 //! bytes that it already has. It also sends this GET after a part that fell silent early, after the second part in a
 //! row that brought little, after the second 429, and once before the transfer fails.
 
+mod response_body;
 mod resume;
+mod retry;
 
 use std::{
     sync::{
@@ -20,19 +22,16 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
+use self::{
+    response_body::ResponseBody,
+    retry::{Fallback, Retry, TransferParts},
+};
 use super::super::Source;
 use crate::{
-    rate::{HoldClock, OwnTime},
+    rate::HoldClock,
     upstream::{BlobRange, BlobStream, ContentNotes, Error, ErrorKind, Mirrors},
 };
 
-/// How long an upstream may be unreachable in the middle of a blob before its readers get an error.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// The first pause before a new request; it doubles, up to 2 s.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// After this many useful bytes forebay forgets earlier breaks, so that an upstream that cuts every connection after a
-/// while still completes a blob, and one that sends single bytes does not.
-const PROGRESS: u64 = 64 * 1024;
 /// Where the bytes of a transfer currently come from.
 #[derive(Clone, Debug)]
 pub(crate) enum TransferFlow {
@@ -40,15 +39,6 @@ pub(crate) enum TransferFlow {
     Asking,
     /// From the registry itself, or through these forebay instances.
     From(Option<Mirrors>),
-}
-
-/// What a transfer requests when bytes are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TransferParts {
-    /// A part, and the whole blob after each part that did not help.
-    Preferred,
-    /// Only parts: if there are none, another transfer reads the whole blob.
-    Only,
 }
 
 /// Bytes of a blob from one position on, resumed as often as needed.
@@ -59,49 +49,34 @@ pub(crate) struct Transfer {
     /// The last requested byte; `None` for all.
     last: Option<u64>,
     total: Option<u64>,
-    stream: Option<BlobStream>,
-    /// How many bytes to discard: the upstream began before the requested position.
-    skip: u64,
-    /// What [`Transfer::ready`] encountered and [`Transfer::next`] has to handle.
-    seen: Option<Result<Option<Bytes>, Error>>,
-    /// The breaks that are not forgotten, and the useful bytes since breaks were last forgotten.
-    breaks: u32,
-    gained: u64,
-    pause: Duration,
-    /// How long the transfer tries to resume.
-    timeout: Duration,
-    parts: TransferParts,
-    /// Whether all bytes are useful if the upstream sends the whole blob instead of a part.
-    reads_to_end: bool,
-    /// The last request for a part did not help: the next request is for the whole blob.
-    whole_next: bool,
-    /// The current body is the whole blob instead of a part.
-    is_whole: bool,
-    /// The current body answers a request for a part, whatever it contains.
-    asked_part: bool,
-    /// How many useful bytes the current body has brought.
-    brought: u64,
-    poor_parts: u32,
-    /// The whole blob was requested since breaks were last forgotten.
-    whole_tried: bool,
-    /// The upstream answered the last request for a part with 429.
-    limited: bool,
+    body: ResponseBody,
+    retry: Retry,
+    fallback: Fallback,
+    end: ApparentEnd,
+    reports: Reports,
+    /// Some bytes came in a response to a request for a part.
     has_parts: bool,
+    remark: ContentNotes,
+}
+
+/// Where the blob seemed to end.
+#[derive(Default)]
+struct ApparentEnd {
     /// The only sign that the blob ends here is the end of a body, or the upstream's refusal to send more.
     is_unsure: bool,
     /// The size that was announced before that, and the position at which the blob seemed to end before.
     announced: Option<u64>,
     ended_at: Option<u64>,
-    /// How many responses announced another size.
-    contradictions: u32,
-    /// Since the first of these breaks: a connection that fell silent has already used up its own timeout.
-    broken_since: Option<OwnTime>,
-    /// Runs while the rate of the upstream holds bytes back.
-    holds: Arc<HoldClock>,
+}
+
+/// What the transfer tells others while it runs.
+#[derive(Default)]
+struct Reports {
     flow: Option<watch::Sender<TransferFlow>>,
     /// Counts the discarded bytes.
     skipped: Option<Arc<AtomicU64>>,
-    remark: ContentNotes,
+    /// Runs while the rate of the upstream holds bytes back.
+    holds: Arc<HoldClock>,
 }
 
 impl Transfer {
@@ -119,10 +94,11 @@ impl Transfer {
     async fn open_or_whole(source: &Source, first: u64, last: Option<u64>, reads_to_end: bool) -> Result<Self, Error> {
         match Self::open_part(source, first, last).await {
             Err(error) if (first > 0 || last.is_some()) && error.may_be_due_to_range() => {
-                let mut transfer = Self { reads_to_end, ..Self::going_on(source, first, last, None) };
+                let mut transfer = Self::going_on(source, first, last, None);
+                transfer.fallback.reads_to_end = reads_to_end;
                 transfer.request_whole_next(&error);
                 let Source { upstream, repository, digest } = source;
-                transfer.whole_next = false;
+                transfer.fallback.whole_next = false;
                 transfer.take(upstream.open_blob(repository, digest, BlobRange::default()).await?, false)?;
                 Ok(transfer)
             }
@@ -148,7 +124,8 @@ impl Transfer {
     /// Continues a transfer whose readers have begun: an upstream that cannot respond now is treated as if the transfer
     /// had broken here.
     pub(crate) fn going_on(source: &Source, first: u64, last: Option<u64>, total: Option<u64>) -> Self {
-        Self { position: first, last, total, pause: Duration::ZERO, ..Self::finished(source, first) }
+        let retry = Retry { pause: Duration::ZERO, ..Retry::default() };
+        Self { position: first, last, total, retry, ..Self::finished(source, first) }
     }
 
     /// A transfer with nothing left to do: all `total` bytes came from an earlier one.
@@ -158,71 +135,53 @@ impl Transfer {
             position: total,
             last: None,
             total: Some(total),
-            stream: None,
-            skip: 0,
-            seen: None,
-            breaks: 0,
-            gained: 0,
-            pause: FIRST_PAUSE,
-            timeout: TIMEOUT,
-            parts: TransferParts::Preferred,
-            reads_to_end: false,
-            whole_next: false,
-            is_whole: false,
-            asked_part: false,
-            brought: 0,
-            poor_parts: 0,
-            whole_tried: false,
-            limited: false,
+            body: ResponseBody::default(),
+            retry: Retry::default(),
+            fallback: Fallback::default(),
+            end: ApparentEnd::default(),
+            reports: Reports::default(),
             has_parts: false,
-            is_unsure: false,
-            announced: None,
-            ended_at: None,
-            contradictions: 0,
-            broken_since: None,
-            holds: Arc::default(),
-            flow: None,
-            skipped: None,
             remark: ContentNotes::default(),
         }
     }
 
     /// From now on reports to `flow` where the bytes come from, and adds the number of discarded bytes to `skipped`.
     pub(crate) fn reporting_to(mut self, flow: &watch::Sender<TransferFlow>, skipped: &Arc<AtomicU64>) -> Self {
-        self.flow = Some(flow.clone());
-        self.skipped = Some(skipped.clone());
+        self.reports.flow = Some(flow.clone());
+        self.reports.skipped = Some(skipped.clone());
         self.tell();
         self
     }
 
     /// Ends these reports.
-    pub(crate) fn without_reports(self) -> Self {
-        Self { flow: None, skipped: None, ..self }
+    pub(crate) fn without_reports(mut self) -> Self {
+        (self.reports.flow, self.reports.skipped) = (None, None);
+        self
     }
 
     /// Makes this clock follow the one of the transfer.
     pub(crate) fn holding_within(mut self, outer: &Arc<HoldClock>) -> Self {
-        self.holds = Arc::new(HoldClock::within(outer));
-        if let Some(stream) = &mut self.stream {
-            stream.run(&self.holds);
+        self.reports.holds = Arc::new(HoldClock::within(outer));
+        if let Some(stream) = &mut self.body.stream {
+            stream.run(&self.reports.holds);
         }
         self
     }
 
     /// The clock that runs while the rate of the upstream holds bytes back.
     pub(crate) fn holds(&self) -> &Arc<HoldClock> {
-        &self.holds
+        &self.reports.holds
     }
 
     fn tell(&self) {
-        if let Some(flow) = &self.flow {
+        if let Some(flow) = &self.reports.flow {
             flow.send_replace(self.flow());
         }
     }
 
     /// Where the bytes come from. A transfer that has all of them waits for no forebay.
     pub(crate) fn flow(&self) -> TransferFlow {
-        match &self.stream {
+        match &self.body.stream {
             Some(stream) => TransferFlow::From(stream.mirrors.clone()),
             None if self.at_end() => TransferFlow::From(None),
             None => TransferFlow::Asking,
@@ -230,18 +189,21 @@ impl Transfer {
     }
 
     /// Limits how long the transfer tries to resume after a break: another transfer will fetch the rest.
-    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+    pub(crate) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.retry.timeout = timeout;
+        self
     }
 
     /// Continues to the end of the blob if the upstream sends the whole instead of the part.
-    pub(crate) fn reads_to_end(self) -> Self {
-        Self { reads_to_end: true, ..self }
+    pub(crate) fn reads_to_end(mut self) -> Self {
+        self.fallback.reads_to_end = true;
+        self
     }
 
     /// Never requests the whole blob.
-    pub(crate) fn ranges_only(self) -> Self {
-        Self { parts: TransferParts::Only, ..self }
+    pub(crate) fn ranges_only(mut self) -> Self {
+        self.fallback.parts = TransferParts::Only;
+        self
     }
 
     /// Whether some bytes came in a response to a request for a part.
@@ -251,7 +213,7 @@ impl Transfer {
 
     /// Whether the transfer reads bytes from the start again because the upstream does not serve parts.
     pub(crate) fn is_from_front(&self) -> bool {
-        self.is_whole
+        self.body.is_whole
     }
 
     /// The end of the requested bytes (exclusive).
@@ -275,14 +237,14 @@ impl Transfer {
 
     /// How many unrequested bytes the upstream still sends before the position; 0 if it serves ranges.
     pub(crate) fn skipping(&self) -> u64 {
-        self.skip
+        self.body.skip
     }
 
     /// If the transfer has just begun the whole blob and read nothing of it, returns bytes from `position` on, if that
     /// is earlier.
     pub(crate) fn rewind(&mut self, position: u64) {
-        if self.is_whole && self.skip == self.position && position < self.position {
-            (self.position, self.skip) = (position, position);
+        if self.body.is_whole && self.body.skip == self.position && position < self.position {
+            (self.position, self.body.skip) = (position, position);
         }
     }
 
@@ -297,13 +259,13 @@ impl Transfer {
             if self.at_end() {
                 return Ok(None);
             }
-            let broke = match self.seen.take() {
+            let broke = match self.body.seen.take() {
                 Some(seen) => seen,
-                None => match &mut self.stream {
+                None => match &mut self.body.stream {
                     Some(stream) => stream.next().await,
                     None => {
                         self.reopen().await?;
-                        if self.stream.is_some() && self.is_whole && self.flow.is_some() {
+                        if self.body.stream.is_some() && self.body.is_whole && self.reports.flow.is_some() {
                             return Ok(Some(Bytes::new()));
                         }
                         continue;
@@ -316,7 +278,7 @@ impl Transfer {
                         return Ok(Some(bytes));
                     }
                 }
-                Ok(None) if self.total.is_none() && self.last.is_none() && self.skip == 0 => self.seems_to_end(),
+                Ok(None) if self.total.is_none() && self.last.is_none() && self.body.skip == 0 => self.seems_to_end(),
                 Ok(None) => self.broke(Error::new(ErrorKind::Unavailable, "the body ended early"))?,
                 Err(error) => self.broke(error)?,
             }
@@ -325,14 +287,14 @@ impl Transfer {
 
     /// Bytes that have already arrived; `None` when the caller has to use [`Transfer::next`].
     pub(crate) fn ready(&mut self) -> Option<Bytes> {
-        while self.seen.is_none() && !self.at_end() {
-            match self.stream.as_mut()?.next().now_or_never()? {
+        while self.body.seen.is_none() && !self.at_end() {
+            match self.body.stream.as_mut()?.next().now_or_never()? {
                 Ok(Some(bytes)) => {
                     if let Some(bytes) = self.accept(bytes) {
                         return Some(bytes);
                     }
                 }
-                other => self.seen = Some(other),
+                other => self.body.seen = Some(other),
             }
         }
         None
@@ -341,26 +303,26 @@ impl Transfer {
     /// Whether only the digest can tell whether the blob ends here. An HTTP/2 stream that is reset without an error
     /// looks like the end, and so does a body that ends with its connection.
     pub(crate) fn is_unsure(&self) -> bool {
-        self.is_unsure
+        self.end.is_unsure
     }
 
     /// Continues after the digest showed that the blob does not end here. Returns whether that makes sense: not if the
     /// upstream announced this end, or if the blob seems to end here for the second time.
     pub(crate) fn doubt(&mut self) -> Result<bool, Error> {
-        if !std::mem::take(&mut self.is_unsure) || self.ended_at == Some(self.position) {
+        if !std::mem::take(&mut self.end.is_unsure) || self.end.ended_at == Some(self.position) {
             return Ok(false);
         }
-        self.ended_at = Some(self.position);
-        self.total = self.announced;
+        self.end.ended_at = Some(self.position);
+        self.total = self.end.announced;
         self.broke(Error::new(ErrorKind::Unavailable, "the body ended, and its digest is not the blob's"))?;
         Ok(true)
     }
 
     fn seems_to_end(&mut self) {
-        self.is_unsure = true;
-        self.announced = self.total;
+        self.end.is_unsure = true;
+        self.end.announced = self.total;
         self.total = Some(self.position);
-        self.stream = None;
+        self.body.stream = None;
     }
 
     fn at_end(&self) -> bool {
@@ -370,9 +332,9 @@ impl Transfer {
 
     /// Returns the wanted part of `bytes` and advances the position by its length.
     fn accept(&mut self, mut bytes: Bytes) -> Option<Bytes> {
-        let skipped = self.skip.min(bytes.len() as u64);
-        self.skip -= skipped;
-        if let Some(sum) = &self.skipped {
+        let skipped = self.body.skip.min(bytes.len() as u64);
+        self.body.skip -= skipped;
+        if let Some(sum) = &self.reports.skipped {
             sum.fetch_add(skipped, Ordering::Relaxed);
         }
         bytes = bytes.split_off(skipped as usize);
@@ -385,14 +347,9 @@ impl Transfer {
         if bytes.is_empty() {
             return None;
         }
-        self.brought += bytes.len() as u64;
-        self.pause = FIRST_PAUSE;
-        self.gained += bytes.len() as u64;
-        if self.gained >= PROGRESS {
-            self.gained = 0;
-            self.breaks = 0;
-            self.whole_tried = false;
-            self.broken_since = None;
+        self.body.brought += bytes.len() as u64;
+        if self.retry.gain(bytes.len() as u64) {
+            self.fallback.whole_tried = false;
         }
         self.position += bytes.len() as u64;
         Some(bytes)

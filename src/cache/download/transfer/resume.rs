@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{FIRST_PAUSE, PROGRESS, Transfer, TransferParts};
+use super::{
+    Transfer,
+    retry::{FIRST_PAUSE, PROGRESS, TransferParts},
+};
 use crate::{
     cache::Source,
     rate::OwnTime,
@@ -24,7 +27,7 @@ impl Transfer {
         if let (Some(known), Some(told)) = (self.total, stream.total)
             && known != told
         {
-            self.contradictions += 1;
+            self.retry.contradictions += 1;
             return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
         }
         if stream.first > self.position {
@@ -38,7 +41,7 @@ impl Transfer {
             ));
         }
         let is_whole = !stream.ranged && self.wants_part();
-        if is_whole && self.parts == TransferParts::Only {
+        if is_whole && self.fallback.parts == TransferParts::Only {
             return Err(Error::new(ErrorKind::Unsupported, "the upstream gives no parts any more"));
         }
         // forebay would mistake a part with the status of the whole for the start of the blob, and would send clients a
@@ -51,7 +54,7 @@ impl Transfer {
                 "nothing shows that the answer is the part that was asked for, or the whole",
             ));
         }
-        if is_whole && self.reads_to_end {
+        if is_whole && self.fallback.reads_to_end {
             self.last = None;
         }
         let ends_before = |total: u64| self.position > total || self.last.is_some_and(|last| last >= total);
@@ -61,16 +64,16 @@ impl Transfer {
                 "the blob ends before the range asked for",
             ));
         }
-        self.is_whole = is_whole;
-        self.asked_part = asked_part;
-        self.brought = 0;
-        self.limited = false;
+        self.body.is_whole = is_whole;
+        self.body.asked_part = asked_part;
+        self.body.brought = 0;
+        self.fallback.limited = false;
         self.has_parts |= stream.ranged;
         self.total = total;
-        self.skip = self.position - stream.first;
+        self.body.skip = self.position - stream.first;
         self.remark.clone_from(&stream.notes);
-        stream.run(&self.holds);
-        self.stream = Some(stream);
+        stream.run(&self.reports.holds);
+        self.body.stream = Some(stream);
         self.tell();
         Ok(())
     }
@@ -81,10 +84,10 @@ impl Transfer {
 
     /// Makes the next request one for the whole blob, because a part brought nothing.
     pub(super) fn request_whole_next(&mut self, error: &Error) {
-        self.whole_next = true;
-        self.whole_tried = true;
-        self.poor_parts = 0;
-        self.limited = false;
+        self.fallback.whole_next = true;
+        self.fallback.whole_tried = true;
+        self.retry.poor_parts = 0;
+        self.fallback.limited = false;
         tracing::info!(
             upstream = %self.source.upstream.name(), digest = %self.source.digest, position = self.position, %error,
             "the upstream sends no usable part of a blob; forebay requests the whole",
@@ -93,32 +96,34 @@ impl Transfer {
 
     /// Whether the body that broke was a part that did not help.
     fn was_in_vain(&mut self, error: &Error) -> bool {
-        self.poor_parts = if self.asked_part && self.brought < MIN_PART { self.poor_parts + 1 } else { 0 };
-        let was_silent = error.kind == ErrorKind::Timeout && self.brought < PROGRESS;
-        self.asked_part && (self.brought == 0 || was_silent || self.poor_parts >= MAX_POOR_PARTS)
+        self.retry.poor_parts =
+            if self.body.asked_part && self.body.brought < MIN_PART { self.retry.poor_parts + 1 } else { 0 };
+        let was_silent = error.kind == ErrorKind::Timeout && self.body.brought < PROGRESS;
+        self.body.asked_part && (self.body.brought == 0 || was_silent || self.retry.poor_parts >= MAX_POOR_PARTS)
     }
 
     pub(super) fn broke(&mut self, error: Error) -> Result<(), Error> {
-        let was_in_vain = self.stream.take().is_some() && self.was_in_vain(&error);
+        let was_in_vain = self.body.stream.take().is_some() && self.was_in_vain(&error);
         self.tell();
-        let may_be_whole = self.parts == TransferParts::Preferred && self.wants_part() && error.may_be_due_to_range();
+        let may_be_whole =
+            self.fallback.parts == TransferParts::Preferred && self.wants_part() && error.may_be_due_to_range();
         if was_in_vain && may_be_whole {
             self.request_whole_next(&error);
             return Ok(());
         }
         // The readers of that part wait no longer for it: the lead worker fetches it in another way.
-        if was_in_vain && self.parts == TransferParts::Only {
+        if was_in_vain && self.fallback.parts == TransferParts::Only {
             return Err(error);
         }
         if let Some(wait) = error.retry_after {
-            self.pause = self.pause.max(wait.min(MAX_PAUSE));
+            self.retry.pause = self.retry.pause.max(wait.min(MAX_PAUSE));
         }
-        self.breaks += 1;
-        let broken_since = self.broken_since.get_or_insert_with(|| OwnTime::begin(&self.holds));
-        let is_over = self.breaks > MAX_BREAKS || broken_since.elapsed() > self.timeout;
-        let is_contradicted = self.contradictions >= MAX_CONTRADICTIONS;
+        self.retry.breaks += 1;
+        let broken_since = self.retry.broken_since.get_or_insert_with(|| OwnTime::begin(&self.reports.holds));
+        let is_over = self.retry.breaks > MAX_BREAKS || broken_since.elapsed() > self.retry.timeout;
+        let is_contradicted = self.retry.contradictions >= MAX_CONTRADICTIONS;
         let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials || is_contradicted;
-        if is_final || (is_over && (self.whole_tried || !may_be_whole)) {
+        if is_final || (is_over && (self.fallback.whole_tried || !may_be_whole)) {
             return Err(error);
         }
         if is_over {
@@ -137,10 +142,10 @@ impl Transfer {
     pub(super) async fn reopen(&mut self) -> Result<(), Error> {
         // The request for the whole blob is sent without a pause, and once; after that the transfer requests a part
         // again.
-        let whole = std::mem::take(&mut self.whole_next);
+        let whole = std::mem::take(&mut self.fallback.whole_next);
         if !whole {
-            tokio::time::sleep(self.pause).await;
-            self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
+            tokio::time::sleep(self.retry.pause).await;
+            self.retry.pause = (self.retry.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
         }
         let asks_part = !whole && self.wants_part();
         let part = BlobRange { first: self.position, last: self.last };
@@ -159,12 +164,14 @@ impl Transfer {
             {
                 self.seems_to_end();
                 // If that is wrong, the upstream will refuse other parts as well.
-                self.whole_next = true;
+                self.fallback.whole_next = true;
                 Ok(())
             }
             // forebay pauses before it requests more than the part from an overloaded upstream.
-            ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.limited, true) => self.broke(error),
-            _ if asks_part && self.parts == TransferParts::Preferred && error.may_be_due_to_range() => {
+            ErrorKind::TooManyRequests if asks_part && !std::mem::replace(&mut self.fallback.limited, true) => {
+                self.broke(error)
+            }
+            _ if asks_part && self.fallback.parts == TransferParts::Preferred && error.may_be_due_to_range() => {
                 self.request_whole_next(&error);
                 Ok(())
             }
