@@ -191,10 +191,14 @@ impl TempBlob {
             return Ok(());
         }
         let written = map.written();
-        let Some(origin) = origin.filter(|_| written >= WORTH_KEEPING) else { return Ok(temp.discard()) };
+        let Some(origin) = origin.filter(|_| written >= WORTH_KEEPING) else {
+            temp.discard();
+            return Ok(());
+        };
         let in_vain = left > 0 && written <= left && (answered || failed);
         if in_vain && answered && failed {
-            return Ok(temp.discard());
+            temp.discard();
+            return Ok(());
         }
         let count = map.total.map_or(map.records.len() as u64, |total| total.div_ceil(map.chunk));
         let footer = Footer { chunk: map.chunk, total: map.total, count, origin, failed: in_vain };
