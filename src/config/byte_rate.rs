@@ -69,7 +69,7 @@ pub(super) fn rate(rate: BytesPerSecond) -> String {
         (1000, "kB"),
         (1, "B"),
     ];
-    let (unit, name) = units.into_iter().find(|(unit, _)| bytes % unit == 0).unwrap_or((1, "B"));
+    let (unit, name) = units.into_iter().find(|(unit, _)| bytes.is_multiple_of(*unit)).unwrap_or((1, "B"));
     format!("{} {name}/s", bytes / unit)
 }
 
