@@ -41,7 +41,7 @@ use crate::{
 pub use self::{error::Error, fixed_keys::is_fixed_at_start, loading::check};
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
-    loading::{allowed_hosts, deletions_in, table},
+    loading::{allowed_hosts, deletions_in, first_seen_in, table},
     reloadable::Reloadable,
     running::Running,
     warnings::tell_zero_copy,
@@ -96,6 +96,7 @@ impl App {
         let (budget, rates) = (ReadBudget::default(), RateTable::default());
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let context = CacheContext::new(&config.cache, store.clone(), metrics.clone(), trusted.clone());
+        context.rules.set(config.rules.clone());
         let CacheContext { config: cache, tasks, end, .. } = context.clone();
         let caches = caches(&config, context);
         let auth = authentication(&config, &trusted)?;
@@ -119,7 +120,12 @@ impl App {
         let readiness = Readiness::default();
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
-        tasks.spawn(async move { store.scan().await });
+        let manifests = service.caches.manifests.clone();
+        tasks.spawn(async move {
+            // Before anything can be evicted.
+            manifests.hold_by_rules().await;
+            store.scan().await;
+        });
         tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
             let served = tls.clone();
@@ -192,9 +198,13 @@ impl App {
         if let Some(state) = deletions_in(&config) {
             self.service.caches.deletions.keep(state);
         }
+        if let Some(state) = first_seen_in(&config) {
+            self.service.caches.manifests.keep_first_seen(state);
+        }
         if let (Some(running), Some(tls)) = (&self.tls, tls) {
             running.replace(tls);
         }
+        self.replace_rules(&config);
         self.service.table.store(Arc::new(table));
         self.rates.set(&config.upstreams);
         self.service.client_rates.set(config.access.client_rate);
@@ -206,6 +216,13 @@ impl App {
         self.running.warn(loaded, &config);
         fixed.iter().for_each(FixedKey::warn);
         Ok(())
+    }
+
+    /// Puts the rules of a configuration into force.
+    fn replace_rules(&self, config: &Config) {
+        let manifests = self.service.caches.manifests.clone();
+        manifests.set_rules(config.rules.clone());
+        self.tasks.spawn(async move { manifests.hold_by_rules().await });
     }
 
     /// Tells probes of readiness that this process is going to drain. It goes on accepting connections.
@@ -247,6 +264,9 @@ fn caches(config: &Config, context: CacheContext) -> Caches {
     let images = Images::default();
     let CacheContext { config: cache, tasks, end, trusted, .. } = context.clone();
     let manifests = ManifestCache::new(context.clone(), images.clone());
+    if let Some(state) = first_seen_in(config) {
+        manifests.keep_first_seen(state);
+    }
     Caches {
         lists: Lists::new(cache.clone(), manifests.clone(), tasks.clone(), end.clone()),
         manifests,

@@ -26,6 +26,8 @@ mod node;
 mod origins;
 mod paths;
 mod push;
+mod rule;
+mod rules;
 mod schema;
 mod server;
 pub mod show;
@@ -44,11 +46,16 @@ mod well_known;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::Deserialize;
 
-use crate::{auth, transport};
+use crate::{
+    auth,
+    rule::{RuleName, Rules},
+    transport,
+};
 use document::Document;
 use node::Node;
 use schema::Schema;
@@ -72,6 +79,7 @@ pub struct Config {
     pub access: auth::Config,
     pub push: crate::push::Config,
     pub upstreams: Vec<crate::upstream::Config>,
+    pub rules: Rules,
 }
 
 /// What the command line says; it wins over variables and the file.
@@ -115,6 +123,7 @@ struct File {
     access: access::AccessSection,
     push: push::PushSection,
     upstream: Vec<upstream::UpstreamSection>,
+    rule: Vec<rule::RuleSection>,
 }
 
 /// A size as the configuration spells it, in bytes: `50 GiB`, `300 MB`, `1048576`.
@@ -160,6 +169,12 @@ impl Config {
         Self::parse(&file::read(path)?, path, overrides)
     }
 
+    /// The rules that never take effect, each with the reason.
+    pub fn rule_warnings(&self) -> Vec<(Arc<RuleName>, String)> {
+        let upstreams: Vec<_> = self.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+        self.rules.warnings(&upstreams)
+    }
+
     /// Reads a configuration whose text stands in `file`: paths are relative to its directory.
     ///
     /// # Errors
@@ -187,7 +202,7 @@ pub fn compose(path: Option<&Path>, text: &str, variables: &Variables, flags: Ov
 }
 
 /// What the sections mean. A part with mistakes, which the document notes, has its default.
-fn checked(document: &Document<'_>, sections: File, flags: Overrides) -> Config {
+fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Config {
     let server = document.keep(sections.server.read(document, flags.listen)).unwrap_or_default();
     let admin = document.keep(sections.admin.read(document, flags.admin, &server)).unwrap_or_default();
     let cache = document.keep(sections.cache.read(document, flags.cache_dir, flags.max_size)).unwrap_or_default();
@@ -196,10 +211,16 @@ fn checked(document: &Document<'_>, sections: File, flags: Overrides) -> Config 
     let by_client = sections.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
     let access = document.keep(sections.access.read(document, &server, by_client)).unwrap_or_default();
     let push = document.keep(sections.push.read(document)).unwrap_or_default();
+    let of_upstreams = sections.upstream.iter_mut().map(upstream::UpstreamSection::take_rules).collect();
     let upstreams = upstreams::read(document, sections.upstream, client_grants);
+    let rules = rules::read(document, of_upstreams, sections.rule, &upstreams);
     let needs_key = push.key_file.is_none() && upstreams.iter().any(|upstream| upstream.push);
-    let state = state_directory::read(document, sections.state_directory, &cache.directory, needs_key);
-    Config { state_directory: document.keep(state).flatten(), server, admin, cache, access, push, upstreams }
+    let need = match needs_key {
+        true => Some(state_directory::Need::PushKey),
+        false => rules.hold_tags().then_some(state_directory::Need::FirstSeen),
+    };
+    let state = state_directory::read(document, sections.state_directory, &cache.directory, need);
+    Config { state_directory: document.keep(state).flatten(), server, admin, cache, access, push, upstreams, rules }
 }
 
 /// The keys that flags set, with the flags.

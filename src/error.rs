@@ -160,6 +160,7 @@ fn of_manifest(error: &ManifestError) -> ErrorKind {
         ManifestError::NearRateLimit => ErrorKind::TooManyRequests { retry_after: None },
         ManifestError::CachedNotFound(_) | ManifestError::NotAcceptable => ErrorKind::ManifestUnknown,
         ManifestError::WaitCycle => ErrorKind::WaitCycle,
+        ManifestError::TooYoung { rule, until } => ErrorKind::TooYoung { rule: rule.clone(), until: *until },
         ManifestError::Abandoned => ErrorKind::Draining,
     }
 }

@@ -10,6 +10,7 @@
 //! - [`push`] passes changes on to the upstream;
 //! - [`cache`] serves contents from disk and memory, and downloads each once for all clients;
 //! - [`upstream`] is the client of the registries behind forebay;
+//! - [`rule`] says what the operator decides about tags and repositories;
 //! - [`oci`] is the vocabulary all of them share.
 //!
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
@@ -50,6 +51,7 @@ pub mod registry;
 pub(crate) mod request_id;
 pub mod request_trace;
 pub mod route;
+pub mod rule;
 pub(crate) mod single_flight;
 pub(crate) mod small_file;
 pub(crate) mod state_dir;

@@ -301,6 +301,11 @@ impl Metrics {
         self.0.families.connections.certificate_expiry.with_label_values::<&str>(&[]).set(saturating(seconds));
     }
 
+    /// A rule kept a client from getting what the upstream has.
+    pub fn rule_held(&self, rule: &str, result: impl Label) {
+        self.0.families.requests.rule_held.with_label_values(&[rule, result.as_str()]).inc();
+    }
+
     /// A connection was closed because its client did not do `what` (`first_byte`, `handshake`, `read`) in time, or read slowly while
     /// other clients needed the room (`scarce`).
     pub fn stall(&self, what: &'static str) {
@@ -332,6 +337,7 @@ mod tests {
     use crate::{
         auth::LoginFailure,
         cache::{DownloadResult, ObjectKind, Outcome},
+        rule::RuleResult,
         transport::HandshakeFailure,
         upstream::{FailureCause, RateKey, TokenResult},
     };
@@ -371,6 +377,7 @@ mod tests {
         metrics.reload("config", true);
         metrics.certificate_expiry(9);
         metrics.stall("read");
+        metrics.rule_held("docker.io/*", RuleResult::Denied);
         drop(metrics.circuit_opened("docker.io"));
         metrics
     }
@@ -444,6 +451,7 @@ mod tests {
             ("forebay_config_last_reload_success_timestamp_seconds", "gauge"),
             ("forebay_tls_certificate_expiry_timestamp_seconds", "gauge"),
             ("forebay_stalls_total", "counter"),
+            ("forebay_rule_held_total", "counter"),
         ] {
             assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name} is missing from\n{text}");
             assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");

@@ -23,7 +23,7 @@ mod session_seal;
 
 use std::net::IpAddr;
 
-use http::{Method, Uri, request::Parts};
+use http::{HeaderName, Method, Uri, request::Parts};
 
 use self::{
     capture_body::UploadCapture,
@@ -43,6 +43,8 @@ use crate::{
     route::Write,
     upstream::{UploadBody, Upstream, WriteResponse},
 };
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// A client's request for a change.
 #[derive(Clone, Copy)]
@@ -96,10 +98,16 @@ pub(crate) async fn forward(
     // An object that is already deleted is forgotten as well: the response to an earlier deletion may have been lost.
     let is_gone = push.head.method == Method::DELETE && response.is_not_found();
     let is_made = response.is_success() || is_gone;
-    change.end(if is_made { End::Made { created: response.is_created() } } else { End::NotMade }).await;
+    let digest = pushed_digest(&response);
+    change.end(if is_made { End::Made { created: response.is_created(), digest } } else { End::NotMade }).await;
     let capture = capture.end(push, &response, caches.blobs.captures()).await;
     response.location = location::of(push, &response, seal, capture);
     Ok(response)
+}
+
+/// The digest that the upstream gives what was pushed.
+fn pushed_digest(response: &WriteResponse) -> Option<Digest> {
+    response.headers.get(CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
 }
 
 /// The tags that a manifest gets in addition to the reference in the path.

@@ -13,9 +13,23 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// All files of forebay here, with the names they have while they are written.
-const FILES: [&str; 5] = ["push.key", "push.key.new", DELETED, "deleted.new", CONTROL_SOCKET];
+const FILES: [&str; 9] = [
+    "push.key",
+    "push.key.new",
+    DELETED,
+    "deleted.new",
+    FIRST_SEEN,
+    "first-seen.new",
+    FIRST_SEEN_DAMAGED,
+    "first-seen.damaged.new",
+    CONTROL_SOCKET,
+];
 /// The blobs and manifests deleted lately through forebay.
 pub(crate) const DELETED: &str = "deleted";
+/// What tags that a rule holds were seen to name, and since when.
+pub(crate) const FIRST_SEEN: &str = "first-seen";
+/// The same, as it was when it could not be read.
+pub(crate) const FIRST_SEEN_DAMAGED: &str = "first-seen.damaged";
 /// The control socket, if it is here.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The longest file that is read, in bytes.

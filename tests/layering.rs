@@ -26,6 +26,7 @@ const ORDER: &[&[&str]] = &[
     &["route", "auth"],
     &["cache"],
     &["transport", "upstream"],
+    &["rule"],
     &["metrics"],
     &["oci"],
     &["request_trace"],

@@ -7,6 +7,7 @@ mod access;
 mod certificates;
 mod facts;
 mod listeners;
+mod rules;
 mod storage;
 mod upstreams;
 
@@ -43,6 +44,7 @@ pub fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
     found.extend(storage::warnings(config, facts));
     found.extend(access::warnings(config, facts));
     found.extend(upstreams::warnings(config, facts));
+    found.extend(rules::warnings(config));
     found
 }
 

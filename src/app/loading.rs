@@ -64,6 +64,11 @@ pub(super) fn deletions_in(config: &Config) -> Option<&Path> {
     config.state_directory.as_deref().filter(|_| pushes)
 }
 
+/// Where the times are kept when tags were first seen; `None`: no rule needs them.
+pub(super) fn first_seen_in(config: &Config) -> Option<&Path> {
+    config.state_directory.as_deref().filter(|_| config.rules.hold_tags())
+}
+
 fn seal(config: &Config) -> Result<Seal, Error> {
     if let Some(file) = &config.push.key_file {
         return Ok(Seal::read(file)?);

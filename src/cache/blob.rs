@@ -97,7 +97,7 @@ pub(crate) struct BlobCache {
 impl BlobCache {
     /// Downloads run as tasks of `tasks` and end with `shutdown`.
     pub(crate) fn new(context: CacheContext, images: Images) -> Self {
-        let CacheContext { config, store, metrics, tasks, end, trusted } = context;
+        let CacheContext { config, store, metrics, tasks, end, trusted, .. } = context;
         let windows = Windows::new(metrics.clone(), tasks.clone(), end.clone());
         let downloads = Downloads::new(&config.load(), store.clone(), metrics.clone(), tasks, end);
         let uncached = UncachedLimit::new(config.load().max_through, trusted.clone(), store.readers().clone());

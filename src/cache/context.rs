@@ -3,7 +3,7 @@
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Config, DiskStore, ReloadableConfig};
-use crate::{metrics::Metrics, peer::TrustedNetworks};
+use crate::{metrics::Metrics, peer::TrustedNetworks, rule::CurrentRules};
 
 /// The configuration, the store, the metrics, and the tasks of all caches. Cheap to clone.
 #[derive(Clone)]
@@ -16,12 +16,14 @@ pub(crate) struct CacheContext {
     /// Cancelled when these tasks are to end.
     pub end: CancellationToken,
     pub trusted: TrustedNetworks,
+    pub rules: CurrentRules,
 }
 
 impl CacheContext {
     /// The context of a process: nothing runs yet.
     pub(crate) fn new(config: &Config, store: DiskStore, metrics: Metrics, trusted: TrustedNetworks) -> Self {
         let config = ReloadableConfig::new(config.clone());
-        Self { config, store, metrics, tasks: TaskTracker::new(), end: CancellationToken::new(), trusted }
+        let (tasks, end, rules) = Default::default();
+        Self { config, store, metrics, tasks, end, trusted, rules }
     }
 }

@@ -18,6 +18,8 @@ mod files;
 mod get;
 mod head;
 mod head_for_push;
+mod held;
+mod held_content;
 mod invalidate;
 mod query;
 mod request;
@@ -28,17 +30,19 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use self::{
-    background_writer::BackgroundWriter, fetched::Fetched, files::ManifestFiles, query::ManifestQuery, tags::TagRecords,
+    background_writer::BackgroundWriter, fetched::Fetched, files::ManifestFiles, held_content::HeldContent,
+    query::ManifestQuery, tags::TagRecords,
 };
 pub(crate) use self::{
     content::VerifiedManifest,
     error::ManifestError,
     fetched::{ManifestHead, ServedManifest},
+    held::HeldTag,
     request::ManifestRequest,
 };
 use super::{
     CacheContext, ContentKey, DiskStore, Images, NegativeTtl, Outcome, Source, Visibility, Warnings,
-    storage::tag_record::TagKey,
+    first_seen::FirstSeen, storage::tag_record::TagKey,
 };
 use crate::{
     bounded_cache,
@@ -46,6 +50,7 @@ use crate::{
     metrics::Metrics,
     oci::{Accept, Digest, MediaType, Reference, Repository, Tag},
     offload::Offload,
+    rule::CurrentRules,
     single_flight::SingleFlight,
     upstream::{self, Registry, Upstream},
 };
@@ -79,12 +84,15 @@ struct ManifestCacheInner {
     warnings: Warnings,
     /// Which wrong manifests get a line in the log, by upstream.
     lines: LineLimit<Arc<str>>,
+    rules: CurrentRules,
+    first_seen: FirstSeen,
+    held: HeldContent,
 }
 
 impl ManifestCache {
     /// Upstream requests and writes run as tasks of `tasks`; upstream requests end with `shutdown`.
     pub(crate) fn new(context: CacheContext, images: Images) -> Self {
-        let CacheContext { config, store, metrics, tasks, end: shutdown, .. } = context;
+        let CacheContext { config, store, metrics, tasks, end: shutdown, rules, .. } = context;
         let memory = config.load().manifest_memory / 1024;
         let contents = bounded_cache::lru(memory, |_, content: &Arc<VerifiedManifest>| content.weight());
         let not_found = moka::sync::Cache::builder()
@@ -93,13 +101,14 @@ impl ManifestCache {
             .expire_after(NegativeTtl { config: config.clone(), most: Duration::MAX })
             .build();
         let writer = BackgroundWriter { store: store.clone(), tasks: tasks.clone() };
-        let documents = Offload::default();
+        let (documents, first_seen) = (Offload::default(), FirstSeen::default());
         Self(Arc::new(ManifestCacheInner {
             files: ManifestFiles::new(store.clone(), documents.clone()),
+            held: HeldContent::new(store.clone(), documents.clone()),
             store,
             metrics,
             contents,
-            tags: TagRecords::new(&config, writer.clone()),
+            tags: TagRecords::new(&config, writer.clone(), rules.clone(), first_seen.clone()),
             writer,
             not_found,
             requests: SingleFlight::new(tasks.clone(), shutdown.clone()),
@@ -108,6 +117,8 @@ impl ManifestCache {
             documents,
             warnings: Warnings::default(),
             lines: LineLimit::new(LINE_INTERVAL, MAX_LINES),
+            rules,
+            first_seen,
         }))
     }
 
@@ -168,7 +179,9 @@ impl ManifestCache {
                     return None;
                 }
                 let content = self.in_memory(upstream, &visibility.key(&record.digest), Some(&record.media_type))?;
-                (content, Some(record.confirmed))
+                // An immutable tag is as good as confirmed now.
+                let is_immutable = self.tag_rules(upstream, repository, tag).is_immutable;
+                (content, (!is_immutable).then_some(record.confirmed))
             }
         };
         Some(ServedManifest { content, outcome: Outcome::Hit, confirmed })

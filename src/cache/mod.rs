@@ -14,6 +14,7 @@ pub(crate) mod capture;
 mod config;
 mod context;
 pub(crate) mod download;
+pub(crate) mod first_seen;
 pub(crate) mod freshness;
 mod hash;
 pub(crate) mod list;

@@ -53,7 +53,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::{
     disk_log::{DiskLines, disk_lines},
-    lru_index::{Evicted, IndexKey, LruIndex, Victim},
+    lru_index::{CompactKey, Evicted, IndexKey, LruIndex, Victim},
     recent_uses::{TOUCH_INTERVAL, Uses},
     reservation::GiveUp,
     scan::Foreign,
@@ -205,6 +205,16 @@ impl DiskStore {
     /// Whether a manifest may be cached: always true before the start-up scan is complete.
     pub fn has_manifest(&self, id: &ContentKey) -> bool {
         !self.is_scanned() || self.0.index.contains(&IndexKey::Manifest(id.clone()))
+    }
+
+    /// Keeps an object from being evicted, also one that is not cached yet, until as many calls of
+    /// [`DiskStore::release_held`].
+    pub fn hold(&self, key: &IndexKey) {
+        self.0.index.hold(&CompactKey::from(key));
+    }
+
+    pub fn release_held(&self, key: &IndexKey) {
+        self.0.index.release_held(&CompactKey::from(key));
     }
 
     fn path(&self, key: &IndexKey) -> PathBuf {

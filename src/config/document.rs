@@ -133,6 +133,14 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// The line of a key, counted from 1, if the file has the key.
+    pub(super) fn line(&self, key: &Key) -> Option<usize> {
+        match self.place(key) {
+            Place::File { position: Some(position), .. } => Some(position.line),
+            _ => None,
+        }
+    }
+
     fn error_of_all(&self) -> Error {
         let mistakes = std::mem::take(&mut *self.mistakes.borrow_mut());
         let unread = || Mistake { place: Place::Default, key: None, problem: "the text is no TOML".to_owned() };

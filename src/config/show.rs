@@ -11,7 +11,9 @@ use toml::Value;
 
 use super::{Config, Key, Place, byte_rate, units};
 use crate::{
-    admin, auth, cache, push, transport,
+    admin, auth, cache, push,
+    rule::{First, Rule, RuleKeys},
+    transport,
     upstream::{self, Access, CredentialSource},
 };
 
@@ -31,6 +33,8 @@ enum Section {
     Table(&'static str),
     /// `[[name]]`, and its index.
     Item(&'static str, usize),
+    /// `[[upstream.rule]]`: the index of the upstream, and of its rule.
+    UpstreamRule(usize, usize),
 }
 
 impl Setting {
@@ -40,6 +44,9 @@ impl Setting {
             Section::Top => Key::new(self.name),
             Section::Table(section) => Key::new(section).field(self.name),
             Section::Item(section, index) => Key::new(section).item(index).field(self.name),
+            Section::UpstreamRule(upstream, index) => {
+                Key::new("upstream").item(upstream).field("rule").item(index).field(self.name)
+            }
         }
     }
 
@@ -52,7 +59,7 @@ impl Setting {
 /// All settings, in the order of `config.example.toml`. A key without a value, such as `access.htpasswd` without a file, is
 /// left out. `access.access_ttl` and `access_grace` stand with each upstream that they are for.
 pub fn settings(config: &Config) -> Vec<Setting> {
-    let Config { state_directory, server, admin, cache, access, push, upstreams } = config;
+    let Config { state_directory, server, admin, cache, access, push, upstreams, rules } = config;
     let mut shown = Settings::default();
     shown.in_section(Section::Top).path("state_directory", state_directory.as_deref());
     shown.server(server);
@@ -63,6 +70,12 @@ pub fn settings(config: &Config) -> Vec<Setting> {
     shown.in_section(Section::Table("push")).path("key_file", key_file.as_deref());
     for (index, upstream) in upstreams.iter().enumerate() {
         shown.in_section(Section::Item("upstream", index)).upstream(upstream);
+        for (of_upstream, rule) in rules.of_upstream(&upstream.name).iter().enumerate() {
+            shown.in_section(Section::UpstreamRule(index, of_upstream)).rule(rule);
+        }
+    }
+    for (index, rule) in rules.general().iter().enumerate() {
+        shown.in_section(Section::Item("rule", index)).rule(rule);
     }
     shown.settings
 }
@@ -80,6 +93,7 @@ pub fn to_toml(settings: &[Setting], place: Option<&dyn Fn(&Key) -> Place>) -> S
                 Section::Top => Ok(()),
                 Section::Table(name) => writeln!(text, "{start}[{name}]"),
                 Section::Item(name, _) => writeln!(text, "{start}[[{name}]]"),
+                Section::UpstreamRule(..) => writeln!(text, "{start}[[upstream.rule]]"),
             };
         }
         let _ = write!(text, "{} = {}", setting.name, setting.value);
@@ -104,6 +118,9 @@ pub fn to_json(settings: &[Setting]) -> Json {
                 table.entry(name).or_insert_with(|| Json::Object(Map::new())).as_object_mut()
             }),
             Section::Item(name, index) => item(&mut root, name, index),
+            Section::UpstreamRule(upstream, index) => {
+                item(&mut root, "upstream", upstream).and_then(|upstream| item(upstream, "rule", index))
+            }
         };
         if let (Some(table), Ok(value)) = (table, serde_json::to_value(&setting.value)) {
             table.insert(setting.name.to_owned(), value);
@@ -293,6 +310,20 @@ impl Settings {
         self.put("push", *push);
         self.text("max_rate_in", max_rate_in.map(byte_rate::rate).as_deref());
         self.text("max_rate_out", max_rate_out.map(byte_rate::rate).as_deref());
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        let Rule { name, pattern: _, keys } = rule;
+        let RuleKeys { tag_ttl, stale_if_error, immutable, freeze, minimum_age, minimum_age_first, deny } = keys;
+        self.put("match", &*name.pattern);
+        let periods = [("tag_ttl", tag_ttl), ("stale_if_error", stale_if_error), ("minimum_age", minimum_age)];
+        for (name, period) in periods {
+            period.iter().for_each(|period| self.period(name, *period));
+        }
+        for (name, flag) in [("immutable", immutable), ("freeze", freeze), ("deny", deny)] {
+            flag.iter().for_each(|flag| self.put(name, *flag));
+        }
+        self.text("minimum_age_first", minimum_age_first.map(First::as_str));
     }
 
     fn put(&mut self, name: &'static str, value: impl Into<Value>) {

@@ -16,6 +16,7 @@ use super::{
     document::Document,
     error::{Error, Key},
     paths,
+    rule::RuleSection,
     units::Period,
     well_known::{self, DOCKER_HUB},
 };
@@ -56,6 +57,7 @@ pub(super) struct UpstreamSection {
     idle_timeout: Option<Period>,
     max_rate_in: Option<ByteRate>,
     max_rate_out: Option<ByteRate>,
+    rule: Vec<RuleSection>,
 }
 
 /// Whose credentials decide what a client may pull.
@@ -71,6 +73,11 @@ impl UpstreamSection {
     /// A section with no key but its name.
     pub(super) fn named(name: &str) -> Self {
         Self { name: Some(name.to_owned()), ..Self::default() }
+    }
+
+    /// The rules of the section, which are read after all upstreams.
+    pub(super) fn take_rules(&mut self) -> Vec<RuleSection> {
+        std::mem::take(&mut self.rule)
     }
 
     /// Whether the section declares the default upstream.

@@ -2,7 +2,10 @@
 //!
 //! Source: OCI distribution specification v1.1, "Error Codes".
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -10,6 +13,7 @@ use crate::{
     oci::{ContentRange, ErrorCode, Operation, ParseError},
     peer::Refused,
     route::HostError,
+    rule::RuleName,
     upstream,
 };
 
@@ -70,6 +74,13 @@ pub(crate) enum ErrorKind {
         "a client certificate only pulls here: log in as a user who may push, or have the operator add \"certificate:*\" to access.push_users"
     )]
     OnlyPulls,
+    #[error("a rule of this mirror denies this: {0}")]
+    DeniedByRule(Arc<RuleName>),
+    #[error(
+        "a rule of this mirror holds this tag back: {rule}; what it names now is served from {}, if it is still there then",
+        humantime::format_rfc3339_seconds(*until)
+    )]
+    TooYoung { rule: Arc<RuleName>, until: SystemTime },
     #[error("this mirror only serves pulls from this upstream")]
     Unsupported,
     #[error("the upstream rejects the request")]
@@ -142,7 +153,9 @@ impl ErrorKind {
             | Self::LoginElsewhere
             | Self::NoUsers
             | Self::NoPushUser
-            | Self::OnlyPulls => StatusCode::FORBIDDEN,
+            | Self::OnlyPulls
+            | Self::DeniedByRule(_)
+            | Self::TooYoung { .. } => StatusCode::FORBIDDEN,
             Self::Unsupported | Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ManifestTooLarge | Self::ListTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -174,7 +187,9 @@ impl ErrorKind {
             | Self::LoginElsewhere
             | Self::NoUsers
             | Self::NoPushUser
-            | Self::OnlyPulls => ErrorCode::Denied,
+            | Self::OnlyPulls
+            | Self::DeniedByRule(_)
+            | Self::TooYoung { .. } => ErrorCode::Denied,
             // NAME_UNKNOWN would say that there is no such repository, which clients report and end with.
             Self::InvalidHost(_)
             | Self::ForeignHost(_)
@@ -240,6 +255,8 @@ impl ErrorKind {
             | Self::NoUsers
             | Self::NoPushUser
             | Self::OnlyPulls
+            | Self::DeniedByRule(_)
+            | Self::TooYoung { .. }
             | Self::Rejected { .. }
             | Self::TooManyRanges
             | Self::ManifestTooLarge
@@ -310,6 +327,19 @@ mod tests {
         ParseError::Tag("x")
     }
 
+    fn rule_name() -> Arc<RuleName> {
+        Arc::new(RuleName { pattern: "docker.io/*:v*".into(), line: Some(7) })
+    }
+
+    #[test]
+    fn a_client_learns_which_rule_refuses_it_and_for_how_long() {
+        let denied = ErrorKind::DeniedByRule(rule_name()).to_string();
+        assert_eq!(denied, "a rule of this mirror denies this: \"docker.io/*:v*\" (line 7)");
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let held = ErrorKind::TooYoung { rule: rule_name(), until }.to_string();
+        assert!(held.contains("\"docker.io/*:v*\" (line 7)") && held.contains("2027-01-15T08:00:00Z"), "{held}");
+    }
+
     fn header(error: &ErrorKind, name: HeaderName) -> Option<String> {
         error.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
     }
@@ -332,6 +362,8 @@ mod tests {
             (ErrorKind::NameUnknown, 404, "NAME_UNKNOWN"),
             (ErrorKind::Unauthenticated, 401, "UNAUTHORIZED"),
             (ErrorKind::Denied, 403, "DENIED"),
+            (ErrorKind::DeniedByRule(rule_name()), 403, "DENIED"),
+            (ErrorKind::TooYoung { rule: rule_name(), until: SystemTime::UNIX_EPOCH }, 403, "DENIED"),
             (ErrorKind::Refused, 403, "DENIED"),
             (ErrorKind::OurCredentials, 403, "UNAVAILABLE"),
             (ErrorKind::ClearLogin, 403, "DENIED"),

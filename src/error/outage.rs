@@ -62,6 +62,8 @@ impl ErrorKind {
             | Self::NoUsers
             | Self::NoPushUser
             | Self::OnlyPulls
+            | Self::DeniedByRule(_)
+            | Self::TooYoung { .. }
             | Self::Unsupported
             | Self::Rejected { .. }
             | Self::MethodNotAllowed

@@ -29,6 +29,8 @@ impl ErrorKind {
             Self::NoUsers => "no_users",
             Self::NoPushUser => "no_push_user",
             Self::OnlyPulls => "only_pulls",
+            Self::DeniedByRule(_) => "denied_by_rule",
+            Self::TooYoung { .. } => "too_young",
             Self::Unsupported => "no_pushes",
             Self::Rejected { .. } => "upstream_rejected",
             Self::MethodNotAllowed => "method_not_allowed",

@@ -46,6 +46,7 @@ pub(super) struct RequestFamilies {
     pub sent_bytes: IntCounterVec,
     pub unconfigured: IntCounter,
     pub auth_failures: IntCounterVec,
+    pub rule_held: IntCounterVec,
 }
 
 impl RequestFamilies {
@@ -72,6 +73,12 @@ impl RequestFamilies {
                 "forebay_auth_failures_total",
                 "Requests whose credentials were refused, by the reason.",
                 &["reason"],
+            )?,
+            rule_held: counters(
+                r,
+                "forebay_rule_held_total",
+                "Requests that a rule denied, or for which it served something else than the upstream has.",
+                &["rule", "result"],
             )?,
         })
     }

@@ -8,7 +8,8 @@ use http::Uri;
 
 use super::{Caches, Deleted, Push, created_by, tags};
 use crate::{
-    oci::{Reference, Repository},
+    cache::ManifestCache,
+    oci::{Digest, Reference, Repository, Tag},
     route::Write,
     upstream::Upstream,
 };
@@ -17,11 +18,12 @@ use crate::{
 pub(super) struct Change(Option<Pending>);
 
 /// The result of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The upstream made the change. `created`: it created an object by the change.
+    /// The upstream made the change. `created`: it created an object by the change, and it said that this is its digest.
     Made {
         created: bool,
+        digest: Option<Digest>,
     },
     /// The upstream did not answer the request.
     Unknown,
@@ -67,7 +69,11 @@ impl Drop for Change {
 
 impl Pending {
     async fn note(self, end: End) {
-        let created = end == End::Made { created: true };
+        let created = matches!(end, End::Made { created: true, .. });
+        let pushed = match &end {
+            End::Made { digest, .. } => digest.as_ref(),
+            End::Unknown | End::NotMade => None,
+        };
         let Self { write, uri, repository, upstream, caches } = &self;
         let Caches { manifests, lists, blobs, deletions, grants } = caches;
         let deleted = match write {
@@ -79,7 +85,7 @@ impl Pending {
             Write::PutManifest(reference) => {
                 manifests.note_write(upstream, repository);
                 match reference {
-                    Reference::Tag(tag) => manifests.forget_tag(upstream, repository, tag).await,
+                    Reference::Tag(tag) => note_tag(manifests, upstream, repository, tag, pushed).await,
                     // The upstream may not have the manifest: it stays deleted.
                     Reference::Digest(_) if end == End::Unknown => {}
                     Reference::Digest(digest) => {
@@ -87,10 +93,10 @@ impl Pending {
                     }
                 }
                 for tag in tags(uri) {
-                    manifests.forget_tag(upstream, repository, &tag).await;
+                    note_tag(manifests, upstream, repository, &tag, pushed).await;
                 }
             }
-            Write::DeleteManifest(Reference::Tag(tag)) => manifests.forget_tag(upstream, repository, tag).await,
+            Write::DeleteManifest(Reference::Tag(tag)) => manifests.refresh_tag(upstream, repository, tag).await,
             Write::DeleteManifest(Reference::Digest(digest)) => {
                 deletions.note(Deleted::Manifest, upstream.name(), repository, digest).await;
                 manifests.forget_manifest(upstream, repository, digest).await;
@@ -111,5 +117,19 @@ impl Pending {
         if created || matches!(write, Write::PutManifest(_) | Write::DeleteManifest(_)) {
             lists.note_write(upstream.name(), repository);
         }
+    }
+}
+
+/// A tag was created or moved; `digest`: to where, if the upstream said so.
+async fn note_tag(
+    manifests: &ManifestCache,
+    upstream: &Upstream,
+    repository: &Repository,
+    tag: &Tag,
+    digest: Option<&Digest>,
+) {
+    manifests.forget_tag(upstream, repository, tag).await;
+    if let Some(digest) = digest {
+        manifests.note_push(upstream, repository, tag, digest).await;
     }
 }

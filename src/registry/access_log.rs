@@ -26,6 +26,7 @@ use crate::{
     rate::HoldClock,
     request_id::{RequestId, RequestIdText},
     request_trace::{RequestTrace, Spent},
+    rule::RuleName,
 };
 
 /// Where requests are recorded.
@@ -68,6 +69,8 @@ pub(crate) struct AccessRecord {
     pub upstream_cause: Option<&'static str>,
     /// Runs while a rate holds the response back.
     pub held: Option<Arc<HoldClock>>,
+    /// The rule that refused the request, or made a tag mean another digest than the upstream says.
+    pub rule: Option<Arc<RuleName>>,
     /// Why the request failed, in words that are not for the client.
     pub cause: Option<String>,
     pull: Option<Pull>,
@@ -117,6 +120,7 @@ impl AccessRecord {
             failure: None,
             upstream_cause: None,
             held: None,
+            rule: None,
             cause: None,
             pull: None,
             trace: RequestTrace::default(),
@@ -192,6 +196,7 @@ impl Drop for AccessRecord {
             user = self.user.as_deref(),
             failure = self.failure.or_else(|| self.failure_of_response()),
             upstream_cause = self.upstream_cause,
+            rule = self.rule.as_deref().map(tracing::field::display),
             cause = self.cause,
             "request",
         );

@@ -27,7 +27,9 @@ impl Service {
         repository: &Repository,
         reference: &Reference,
     ) -> Option<Response<Body>> {
-        if asks_upstream_first(exchange, upstream, reference)
+        let rules = self.caches.manifests.rules_that_hold(upstream, repository, reference);
+        if rules.as_ref().is_some_and(|rules| rules.hold.is_some())
+            || (rules.is_none() && asks_upstream_first(exchange, upstream, reference))
             || self.manifest_deletion(upstream, repository, reference).is_some()
         {
             return None;
@@ -53,6 +55,13 @@ impl Service {
     ) -> Result<Response<Body>, Error> {
         let tag_digest = exchange.grant.tag_digest.clone();
         let mut request = ManifestRequest { upstream, repository, accept: exchange.accept(), tag_digest };
+        if let Reference::Tag(tag) = reference
+            && let Some(rules) =
+                self.caches.manifests.rules_that_hold(&request.upstream, &request.repository, reference)
+            && let Some(response) = Box::pin(self.held_manifest(exchange, &request, tag, &rules)).await
+        {
+            return response;
+        }
         let deletion = self.manifest_deletion(&request.upstream, &request.repository, reference);
         let mut current = None;
         if asks_upstream_first(exchange, &request.upstream, reference) {
@@ -85,7 +94,7 @@ impl Service {
         }
     }
 
-    async fn manifest_head(
+    pub(super) async fn manifest_head(
         &self,
         exchange: &mut Exchange<'_>,
         request: &ManifestRequest,
@@ -105,7 +114,7 @@ impl Service {
         Ok(self.with_warnings(response, &request.upstream, &request.repository, &head.digest))
     }
 
-    async fn manifest_content(
+    pub(super) async fn manifest_content(
         &self,
         exchange: &mut Exchange<'_>,
         request: &ManifestRequest,
@@ -184,7 +193,7 @@ impl Service {
     }
 
     /// The deletion of a manifest through forebay. The manifest may still be cached for another repository.
-    fn manifest_deletion(
+    pub(super) fn manifest_deletion(
         &self,
         upstream: &Upstream,
         repository: &Repository,
@@ -195,7 +204,7 @@ impl Service {
     }
 
     /// The upstream's current response for a manifest. `None` in an outage in which the cache may answer.
-    async fn current_manifest(
+    pub(super) async fn current_manifest(
         &self,
         exchange: &Exchange<'_>,
         request: &ManifestRequest,

@@ -23,6 +23,7 @@ mod refusal_log;
 pub mod refused_connection;
 mod response;
 mod response_memory;
+mod rules;
 mod service;
 mod upload;
 mod via;

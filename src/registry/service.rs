@@ -73,7 +73,7 @@ pub(crate) struct Service {
     pub(super) memory: ResponseMemory,
     pub(super) refusals: RefusalLog,
     pub client_rates: ClientRates,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     log: Arc<RequestLog>,
 }
 
@@ -184,9 +184,11 @@ impl Service {
             }
             Routed::To(Destination::Base(upstream)) => Box::pin(self.base(exchange, upstream).instrument(span)).await,
             Routed::To(Destination::Upstream(upstream, operation)) if upstream.uses_client_credentials() => {
+                self.check_rules(exchange, &upstream, &operation)?;
                 Box::pin(self.authorize_and_dispatch(exchange, upstream, operation).instrument(span)).await
             }
             Routed::To(Destination::Upstream(upstream, operation)) => {
+                self.check_rules(exchange, &upstream, &operation)?;
                 self.dispatch(exchange, upstream, operation).await
             }
         }

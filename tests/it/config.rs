@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration
 pub mod example;
 pub mod mistakes;
 pub mod refused;
+pub mod rules;
 pub mod sources;
 
 use forebay::{

@@ -65,6 +65,7 @@ mod registry {
     pub mod routing;
     pub mod upstream_refusals;
 }
+mod rule;
 mod transport {
     pub mod connection_limit;
     pub mod drain;

@@ -33,6 +33,7 @@ mod private;
 mod push;
 mod restart;
 mod resume;
+mod rule;
 mod short_keepalive;
 mod skopeo;
 mod systemd;

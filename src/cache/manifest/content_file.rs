@@ -106,6 +106,12 @@ impl VerifiedManifest {
         }
     }
 
+    /// The document in a file: the same in all of its records.
+    pub(crate) fn document_in(file: &[u8]) -> Option<&[u8]> {
+        let record = file.get(file_records::records(file).into_iter().next()?)?;
+        record.get(FirstLine::parse(record)?.end..)
+    }
+
     /// Whether a file is well-formed and its manifests have this digest.
     pub(crate) fn is_whole(digest: &Digest, file: &[u8]) -> bool {
         let is_whole = |record: &[u8]| {

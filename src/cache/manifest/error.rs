@@ -1,6 +1,8 @@
 //! Why a manifest cannot be served.
 
-use crate::upstream;
+use std::{sync::Arc, time::SystemTime};
+
+use crate::{rule::RuleName, upstream};
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ManifestError {
@@ -20,6 +22,12 @@ pub(crate) enum ManifestError {
     NotAcceptable,
     #[error("mirrors that may wait for this request have requested the same manifest")]
     WaitCycle,
+    #[error("the rule {rule} serves nothing for this tag yet")]
+    TooYoung {
+        rule: Arc<RuleName>,
+        /// When what the tag names now will be served at the earliest.
+        until: SystemTime,
+    },
     #[error("the request was abandoned")]
     Abandoned,
 }
@@ -31,7 +39,11 @@ impl ManifestError {
             Self::Upstream(error) => error.kind.is_outage(),
             // A registry that sends damaged manifests is no better than one that is down.
             Self::Mismatch | Self::OtherType | Self::NoManifest | Self::NearRateLimit => true,
-            Self::CachedNotFound(_) | Self::NotAcceptable | Self::WaitCycle | Self::Abandoned => false,
+            Self::CachedNotFound(_)
+            | Self::NotAcceptable
+            | Self::WaitCycle
+            | Self::TooYoung { .. }
+            | Self::Abandoned => false,
         }
     }
 }

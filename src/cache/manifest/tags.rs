@@ -19,6 +19,7 @@ use super::{background_writer::BackgroundWriter, query::ManifestQuery, request::
 use crate::{
     cache::{
         DiskStore, ReloadableConfig, Visibility,
+        first_seen::FirstSeen,
         freshness::{self, Freshness},
         revalidate::{OutageEntry, RecentOutages},
         storage::{
@@ -29,6 +30,7 @@ use crate::{
         write_counter::WriteCounters,
     },
     oci::{Digest, Reference, Repository},
+    rule::{CurrentRules, TagRules},
     upstream::{Principal, Registry},
 };
 
@@ -45,13 +47,20 @@ pub(super) struct TagRecords {
     outages: RecentOutages<TagOutage>,
     writes: Arc<WriteCounters>,
     config: ReloadableConfig,
+    rules: CurrentRules,
+    first_seen: FirstSeen,
 }
 
 /// A tag, its registry, and the client if the upstream authorizes each client.
 pub(super) type TagOutage = (TagKey, Registry, Option<Principal>);
 
 impl TagRecords {
-    pub(super) fn new(config: &ReloadableConfig, writer: BackgroundWriter) -> Self {
+    pub(super) fn new(
+        config: &ReloadableConfig,
+        writer: BackgroundWriter,
+        rules: CurrentRules,
+        first_seen: FirstSeen,
+    ) -> Self {
         // Starts the steady clock, which shows later that the system's clock was set.
         freshness::steady_now();
         Self {
@@ -64,6 +73,8 @@ impl TagRecords {
             }),
             writes: Arc::default(),
             config: config.clone(),
+            rules,
+            first_seen,
         }
     }
 
@@ -76,7 +87,7 @@ impl TagRecords {
         is_near_rate_limit: bool,
     ) -> (Option<Arc<TagRecord>>, Freshness) {
         let Some(found) = self.find(key, registry).await else { return (None, Freshness::Missing) };
-        match self.judge(&found, is_near_rate_limit) {
+        match self.judge(key, &found, is_near_rate_limit) {
             Freshness::Missing => (None, Freshness::Missing),
             freshness => (Some(found.record), freshness),
         }
@@ -85,7 +96,7 @@ impl TagRecords {
     /// The record of a tag, if it is too old to be served even in an outage.
     pub(super) async fn too_old(&self, key: &TagKey, registry: &Registry) -> Option<Arc<TagRecord>> {
         let found = self.find(key, registry).await?;
-        (self.judge(&found, false) == Freshness::Missing).then_some(found.record)
+        (self.judge(key, &found, false) == Freshness::Missing).then_some(found.record)
     }
 
     /// The record of a tag, if it is in memory and fresh.
@@ -96,8 +107,8 @@ impl TagRecords {
         is_near_rate_limit: bool,
     ) -> Option<Arc<TagRecord>> {
         let found = self.in_memory(key).filter(|found| self.is_current(key, found))?;
-        let is_fresh =
-            found.record.is_of(registry, key.visibility) && self.judge(&found, is_near_rate_limit) == Freshness::Fresh;
+        let is_fresh = found.record.is_of(registry, key.visibility)
+            && self.judge(key, &found, is_near_rate_limit) == Freshness::Fresh;
         is_fresh.then_some(found.record)
     }
 
@@ -106,7 +117,7 @@ impl TagRecords {
         let mut found = Vec::new();
         for other in self.store.tag_classes(key).await {
             if let Some(other) = self.find(&other, registry).await {
-                let freshness = self.judge(&other, false);
+                let freshness = self.judge(key, &other, false);
                 found.push((other.record, freshness));
             }
         }
@@ -187,19 +198,36 @@ impl TagRecords {
         }
     }
 
-    fn judge(&self, found: &MemoryRecord, is_near_rate_limit: bool) -> Freshness {
-        let (configured, stale_if_error) = {
-            let config = self.config.load();
-            (config.tag_ttl, config.stale_if_error)
-        };
-        let tag_ttl = if is_near_rate_limit { configured.saturating_mul(NEAR_RATE_LIMIT_FACTOR) } else { configured };
-        let interval = MIN_REQUEST_INTERVAL.min(configured);
+    fn judge(&self, key: &TagKey, found: &MemoryRecord, is_near_rate_limit: bool) -> Freshness {
+        let rules = self.rules_of(key);
+        if rules.is_immutable {
+            return Freshness::Fresh;
+        }
+        let (tag_ttl, stale_if_error) = self.lifetimes(&rules);
+        let interval = MIN_REQUEST_INTERVAL.min(tag_ttl);
+        let tag_ttl = if is_near_rate_limit { tag_ttl.saturating_mul(NEAR_RATE_LIMIT_FACTOR) } else { tag_ttl };
         let (now, steady) = (SystemTime::now(), freshness::steady_now());
         match freshness::judge_steadily(found.record.confirmed, now, steady, tag_ttl, stale_if_error) {
             Freshness::Fresh => Freshness::Fresh,
             _ if found.answered.is_some_and(|answered| answered.elapsed() < interval) => Freshness::Fresh,
             old => old,
         }
+    }
+
+    /// Whether what was confirmed at this time may be served for a tag without a record.
+    pub(super) fn judge_time(&self, key: &TagKey, confirmed: SystemTime) -> Freshness {
+        let (tag_ttl, stale_if_error) = self.lifetimes(&self.rules_of(key));
+        freshness::judge_steadily(confirmed, SystemTime::now(), freshness::steady_now(), tag_ttl, stale_if_error)
+    }
+
+    /// `tag_ttl` and `stale_if_error`.
+    fn lifetimes(&self, rules: &TagRules) -> (Duration, Duration) {
+        let config = self.config.load();
+        (rules.tag_ttl.unwrap_or(config.tag_ttl), rules.stale_if_error.unwrap_or(config.stale_if_error))
+    }
+
+    fn rules_of(&self, key: &TagKey) -> TagRules {
+        self.rules.get().tag(&key.upstream, &key.repository, &key.tag)
     }
 
     /// Stores what the upstream answered for a tag. A query by digest leaves no record.
@@ -224,6 +252,9 @@ impl TagRecords {
         let is_outdated = || self.writes(&key.upstream, &key.repository) != writes;
         if is_outdated() {
             return;
+        }
+        if let Some(hold) = self.rules_of(key).hold {
+            self.first_seen.note(key, &record.digest, record.confirmed, &hold).await;
         }
         let kept = MemoryRecord::new(key.class, record.clone(), writes, Some(Instant::now()));
         self.memory.insert(key, kept.clone());
@@ -313,6 +344,7 @@ impl TagRecords {
 
     /// The upstream answered that there is no such tag: removes the records of all classes.
     pub(super) async fn remove(&self, key: &TagKey) {
+        self.first_seen.note_absent(key).await;
         // Records for which the disk has no room are in memory alone.
         self.memory.remove(key);
         let mut keys = self.store.tag_classes(key).await;

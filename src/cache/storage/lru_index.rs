@@ -13,6 +13,7 @@
 //! that a file is closed if its last owner drops it.
 
 mod evict;
+mod holds;
 mod key;
 mod overhead;
 mod readers;
@@ -41,6 +42,7 @@ pub use self::{
     readers::Pinned,
 };
 use self::{
+    holds::Holds,
     shard::{Entry, Shard},
     stamp::{Class, Stamp},
     sums::Sums,
@@ -122,6 +124,7 @@ pub struct LruIndex {
     open: AtomicUsize,
     /// Bytes of objects that cannot be evicted now.
     pinned: AtomicU64,
+    holds: Holds,
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
     /// The stamp of the oldest entry of each shard, by class; changed under the lock of the shard.
@@ -144,6 +147,7 @@ impl LruIndex {
             objects: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             pinned: AtomicU64::new(0),
+            holds: Holds::default(),
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(hasher.clone()))).collect(),
             hasher,
             oldest: [none(), none()],
@@ -348,7 +352,9 @@ impl LruIndex {
             self.classes.lock().entry(tag.of_all_classes()).or_default().push(tag.class);
         }
         self.objects.fetch_add(1, Ordering::Relaxed);
-        shard.add(hash, entry)
+        let slot = shard.add(hash, entry);
+        self.pin_held(shard, slot);
+        slot
     }
 
     /// Adds objects that the start-up scan found, with their lengths and the times of their last uses in nanoseconds
@@ -422,6 +428,7 @@ impl LruIndex {
         }
         if kept.as_ref().is_some_and(|kept| kept.pins > 0) {
             self.pinned.fetch_sub(allocated(entry.len), Ordering::Relaxed);
+            self.unpin_taken(&entry.key);
         }
         let file = kept.and_then(|kept| kept.file);
         self.closed(file.as_ref());

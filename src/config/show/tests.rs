@@ -67,6 +67,24 @@ credential_helper = "helper"
 [[upstream]]
 name = "quay.io"
 docker_config = "file"
+[[upstream.rule]]
+match = "quay.io/*"
+tag_ttl = "2h"
+stale_if_error = "3d"
+immutable = false
+freeze = true
+minimum_age = "7d"
+minimum_age_first = "allow"
+deny = false
+[[rule]]
+match = "*:v*"
+tag_ttl = "2h"
+stale_if_error = "3d"
+immutable = false
+freeze = true
+minimum_age = "7d"
+minimum_age_first = "allow"
+deny = false
 "#;
 
 fn parse(directory: &TempDir, text: &str) -> Config {

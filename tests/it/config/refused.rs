@@ -51,6 +51,33 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "upstream[1].name",
         "this key is set already, at line 4",
     ),
+    // Rules.
+    ("[[rule]]\ndeny = true", 1, "rule[0]", "needs a pattern"),
+    ("[[rule]]\nmatch = \"\"\ndeny = true", 2, "rule[0].match", "must not be empty; \"*\" matches everything"),
+    ("[[rule]]\nmatch = \"a b\"\ndeny = true", 2, "rule[0].match", "has ' ' in it"),
+    ("[[rule]]\nmatch = \"docker.io\"\ndeny = true", 2, "rule[0].match", "write \"docker.io/*\""),
+    ("[[rule]]\nmatch = \"*\"\n[[rule]]\nmatch = \"x\"\ndeny = true", 1, "rule[0]", "sets no key beside match"),
+    ("[[rule]]\nmatch = \"*\"\nminimun_age = \"7d\"", 3, "rule[0].minimun_age", "did you mean minimum_age?"),
+    ("[[rule]]\nmatch = \"*\"\nminimum_age = 7", 3, "rule[0].minimum_age", "7 of what?"),
+    (
+        "[[rule]]\nmatch = \"*\"\nminimum_age_first = \"no\"",
+        3,
+        "rule[0].minimum_age_first",
+        "must be \"deny\" or \"allow\"",
+    ),
+    (
+        "[[rule]]\nmatch = \"*\"\nimmutable = true\nminimum_age = \"7d\"",
+        4,
+        "rule[0].minimum_age",
+        "contradicts immutable",
+    ),
+    ("[[rule]]\nmatch = \"*\"\nfreeze = true\nimmutable = true", 4, "rule[0].immutable", "keep one of them"),
+    (
+        "[[upstream]]\nname = \"a.b\"\n[[upstream.rule]]\nmatch = \"*\"\n[[upstream.rule]]\nmatch = \"?\"\ndeny = true",
+        3,
+        "upstream[0].rule[0]",
+        "sets no key beside match",
+    ),
     // What makes no sense by itself.
     ("state_directory = \"\"", 1, "state_directory", "must not be empty"),
     ("state_directory = \"/cache/keys\"", 1, "state_directory", "must not be in the cache directory"),

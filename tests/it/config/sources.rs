@@ -119,7 +119,12 @@ fn one_value_is_a_list_of_one_for_every_list() {
         let said = |header: String| {
             parse(&format!("{header}\n{name} = []\n")).map_or_else(|error| error.to_string(), |_| String::new())
         };
-        let one = if section.is_empty() { said(String::new()) } else { said(format!("[{section}]")) };
+        // The rules of an upstream stand in an upstream.
+        let one = match section {
+            "" => said(String::new()),
+            "upstream.rule" => said("[[upstream]]\nname = \"a.b\"\n[[upstream.rule]]".to_owned()),
+            section => said(format!("[{section}]")),
+        };
         let said = if one.contains("two brackets") { said(format!("[[{section}]]")) } else { one };
         !said.contains("a list")
     });

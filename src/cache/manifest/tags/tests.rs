@@ -29,7 +29,12 @@ fn tags() -> Tags {
     };
     let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
     let tasks = TaskTracker::new();
-    let records = TagRecords::new(&ReloadableConfig::new(config), BackgroundWriter { store, tasks: tasks.clone() });
+    let records = TagRecords::new(
+        &ReloadableConfig::new(config),
+        BackgroundWriter { store, tasks: tasks.clone() },
+        Default::default(),
+        Default::default(),
+    );
     let key = TagKey {
         visibility: Visibility::Shared,
         upstream: "hub".into(),

@@ -129,6 +129,33 @@ async fn a_tag_that_moved_is_given_as_it_is_now() {
     assert_eq!(get_as(&mirror, BOB, &layer("team/a", &world.of_ann)).await.status, 502);
 }
 
+/// A rule may make a tag mean what the upstream named before: that needs a grant of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_gives_no_one_what_the_upstream_refuses() {
+    let world = World::new().await;
+    let rule = "access_ttl = 0\n[[rule]]\nmatch = \"*\"\nminimum_age = \"7d\"\nminimum_age_first = \"allow\"";
+    let mirror = world.mirror(rule).config(|config| config.cache.tag_ttl = Duration::ZERO).start().await;
+    let old = world.of_ann.manifest.as_str();
+    let digest = async |who, method| {
+        let answer = request_as(&mirror, who, method, TAG).await;
+        (answer.status, answer.header("docker-content-digest").map(str::to_owned))
+    };
+    for method in [Method::GET, Method::HEAD] {
+        assert_eq!(digest(ANN, method.clone()).await, (200, Some(old.to_owned())));
+        assert_eq!(digest(BOB, method).await.0, 401);
+    }
+    world.registry.add_image("team/a", "1", &[b"new"]);
+    for method in [Method::GET, Method::HEAD, Method::GET] {
+        assert_eq!(digest(ANN, method.clone()).await, (200, Some(old.to_owned())));
+        assert_eq!(digest(BOB, method).await.0, 401);
+    }
+    // By now the upstream refuses it to her.
+    world.registry.fault(When::path_of(format!("/team/a/manifests/{old}")), Fault::status(403));
+    for method in [Method::GET, Method::HEAD] {
+        assert_eq!(digest(ANN, method).await.0, 403);
+    }
+}
+
 /// A single sign-on that an upstream sends a client to refuses for the upstream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_elsewhere_is_no_reason_for_access_grace() {

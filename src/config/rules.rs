@@ -1,0 +1,25 @@
+//! All rules of the file: those of upstreams, and the general ones.
+
+use super::{
+    document::Document,
+    error::Key,
+    rule::{self, RuleSection},
+};
+use crate::{rule::Rules, upstream::Config};
+
+/// The rules of a file. `of_upstreams`: those of each `[[upstream]]` section, in the order of `upstreams`; fewer if the
+/// file has no such section.
+pub(super) fn read(
+    document: &Document<'_>,
+    of_upstreams: Vec<Vec<RuleSection>>,
+    general: Vec<RuleSection>,
+    upstreams: &[Config],
+) -> Rules {
+    let names: Vec<&str> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+    let mut rules = Vec::new();
+    for (index, (sections, upstream)) in of_upstreams.into_iter().zip(upstreams).enumerate() {
+        let array = Key::new("upstream").item(index).field("rule");
+        rules.push((upstream.name.clone(), rule::read(document, &array, sections, &names)));
+    }
+    Rules::new(rules, rule::read(document, &Key::new("rule"), general, &names))
+}

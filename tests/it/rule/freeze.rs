@@ -1,0 +1,52 @@
+//! `freeze`: a tag stays as it was first seen.
+
+use std::fs;
+
+use super::*;
+use forebay_test_support::fake_registry::Server;
+
+const FREEZE: &str = "[[rule]]\nmatch = \"fake.example/team/app:1\"\nfreeze = true";
+
+#[tokio::test]
+async fn a_frozen_tag_is_never_asked_about_again() {
+    let registry = FakeRegistry::start().await;
+    let first = registry.add_image("team/app", "1", &[b"first"]);
+    let mut mirror = mirror_of(&registry, FREEZE).await;
+    assert_tag_is(&mirror, "1", &first).await;
+    let second = registry.add_image("team/app", "1", &[b"second"]);
+    registry.forget_requests();
+    assert_tag_is(&mirror, "1", &first).await;
+    later(&mut mirror, 999 * DAY).await;
+    assert_tag_is(&mirror, "1", &first).await;
+    // Another kind of client is no reason to look.
+    let answer = mirror.get_with(&manifest(1), &[("accept", "*/*")]).await;
+    assert_eq!(answer.body, first.manifest_bytes);
+    // It does not depend on the cache.
+    mirror.drain().await;
+    fs::remove_dir_all(mirror.cache_dir()).unwrap();
+    mirror.start().await;
+    assert_tag_is(&mirror, "1", &first).await;
+    assert_eq!(asked_for_tag(&registry, "1"), 0);
+    registry.take_down(Server::Api).await;
+    assert_tag_is(&mirror, "1", &first).await;
+    registry.bring_up(Server::Api).await;
+    // Other tags move.
+    registry.add_image("team/app", "2", &[b"first"]);
+    get_tag(&mirror, "2").await;
+    registry.tag("team/app", "2", &second.manifest);
+    assert_tag_is(&mirror, "2", &second).await;
+}
+
+#[tokio::test]
+async fn a_deletion_through_forebay_ends_the_freeze() {
+    let registry = FakeRegistry::start().await;
+    let first = registry.add_image("team/app", "1", &[b"first"]);
+    let mirror = mirror_of(&registry, &format!("push = true\n{FREEZE}")).await;
+    assert_tag_is(&mirror, "1", &first).await;
+    let second = registry.add_image("team/app", "1", &[b"second"]);
+    assert_tag_is(&mirror, "1", &first).await;
+    let deleted = mirror.request(Method::DELETE, &manifest(1), &[]).await;
+    assert_eq!(deleted.status, 202, "{deleted:?}");
+    registry.tag("team/app", "1", &second.manifest);
+    assert_tag_is(&mirror, "1", &second).await;
+}
