@@ -87,17 +87,32 @@ impl Life {
     /// What is open, by kind.
     pub fn open(&self) -> BTreeMap<&'static str, u64> {
         let mut kinds = BTreeMap::new();
-        let Some(daemon) = &self.daemon else { return kinds };
-        for entry in fs::read_dir(format!("/proc/{}/fd", daemon.id())).into_iter().flatten().flatten() {
-            // What is closed meanwhile is not open.
-            let Ok(target) = fs::read_link(entry.path()) else { continue };
-            let target = target.display().to_string();
-            let kind = ["socket:", "pipe:", "anon_inode:"].into_iter().find(|kind| target.starts_with(kind));
-            // Files of blobs in the cache stay open for a while; those of evicted ones do not.
-            let is_cached = target.contains("/blobs/") && !target.ends_with(" (deleted)");
-            *kinds.entry(kind.unwrap_or(if is_cached { "blob" } else { "file" })).or_default() += 1;
+        for (kind, _) in self.open_files() {
+            *kinds.entry(kind).or_default() += 1;
         }
         kinds
+    }
+
+    /// Where the descriptors of one kind lead.
+    pub fn open_of(&self, kind: &str) -> Vec<String> {
+        self.open_files().into_iter().filter(|(of, _)| *of == kind).map(|(_, target)| target).collect()
+    }
+
+    /// Every descriptor: its kind, and where it leads.
+    fn open_files(&self) -> Vec<(&'static str, String)> {
+        let Some(daemon) = &self.daemon else { return Vec::new() };
+        let entries = fs::read_dir(format!("/proc/{}/fd", daemon.id())).into_iter().flatten().flatten();
+        // What is closed meanwhile is not open.
+        let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets
+            .map(|target| {
+                let target = target.display().to_string();
+                let kind = ["socket:", "pipe:", "anon_inode:"].into_iter().find(|kind| target.starts_with(kind));
+                // Files of blobs in the cache stay open for a while; those of evicted ones do not.
+                let is_cached = target.contains("/blobs/") && !target.ends_with(" (deleted)");
+                (kind.unwrap_or(if is_cached { "blob" } else { "file" }), target)
+            })
+            .collect()
     }
 
     /// It has ended by itself.
