@@ -1,21 +1,28 @@
 //! The control socket: where it is, who may use it, and what becomes of an old one.
 //!
 //! What must hold: the program and its commands look in the same places, in the same order. A socket that a forebay serves is
-//! never taken from it; one that nobody serves any more is replaced. The mode is set before any client is accepted.
+//! never taken from it; one whose forebay has ended is replaced. The mode is set before any client is accepted. Group and mode
+//! are those of the socket, whatever another user puts in its place meanwhile. No other process delays the start for long.
 
 use std::{
     env,
     fs::{self, DirBuilder, File, Permissions},
     io,
-    os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::unistd::Group;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, chownat, flock, open};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::{info, warn};
 
 use super::Config;
@@ -23,6 +30,10 @@ use crate::state_dir::CONTROL_SOCKET;
 
 /// The directory that the unit of systemd makes (`RuntimeDirectory=`).
 const RUN: &str = "/run/forebay";
+/// How long a start waits for another one in the same directory, which takes milliseconds.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a start waits for the queue of a socket that may be served.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +71,15 @@ impl SocketError {
 /// The places of the control socket, in the order in which the program and its commands look: the configured one alone, or
 /// else those that this user may have.
 pub fn places(config: &Config, state_directory: Option<&Path>) -> Vec<PathBuf> {
-    places_with(config, state_directory, env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = rustix::process::geteuid().as_raw();
+    places_with(config, state_directory, runtime.filter(|path| !is_of_another_user(path, own)))
+}
+
+/// Whether another user could replace what is in a directory. The variable outlives `sudo -E`, for example.
+/// Source: XDG Base Directory Specification.
+fn is_of_another_user(directory: &Path, own: u32) -> bool {
+    fs::metadata(directory).is_ok_and(|metadata| metadata.uid() != own)
 }
 
 fn places_with(config: &Config, state_directory: Option<&Path>, runtime: Option<PathBuf>) -> Vec<PathBuf> {
@@ -95,7 +114,7 @@ impl ControlSocket {
             return bind(path, group).map(Some);
         }
         for path in places(config, state_directory) {
-            // The unit makes its directory; root's own runs leave it alone.
+            // The unit makes its directory; root's own runs do not create it.
             if !path.starts_with(RUN)
                 && let Some(directory) = path.parent()
             {
@@ -132,28 +151,69 @@ impl Drop for ControlSocket {
 fn bind(path: &Path, group: Option<(&str, u32)>) -> Result<(ControlSocket, UnixListener), SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Two that start at the same time take turns: the second finds the socket of the first. Some network file systems lock no
-    // directory.
-    let turn = File::open(directory).map_err(failed)?;
-    let _ = flock(&turn, FlockOperation::LockExclusive);
+    let turn = take_turn(directory);
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let file = identity(path).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    // Another user of the directory may replace the file: what follows is about this one, whatever the path names then.
+    let opened = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let opened = File::from(opened.map_err(|errno| failed(errno.into()))?);
+    let metadata = opened.metadata().map_err(failed)?;
+    if !metadata.file_type().is_socket() {
+        return Err(SocketError::NoSocket { path: path.to_owned() });
+    }
     // From here on it is removed on an error.
-    let socket = ControlSocket { path: path.to_owned(), file };
+    let socket = ControlSocket { path: path.to_owned(), file: (metadata.dev(), metadata.ino()) };
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     if let Some((name, id)) = group {
         let refused = |source| SocketError::Group { path: path.to_owned(), name: name.to_owned(), source };
-        chown(path, None, Some(id)).map_err(refused)?;
+        give(&opened, id).map_err(refused)?;
         if path.starts_with(RUN) {
             // The members must pass through the directory of the unit, too. It may belong to another user, who has seen to it.
-            let _ = chown(directory, None, Some(id));
+            let _ = File::open(directory).and_then(|directory| give(&directory, id));
         }
     }
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
+    // chmod(2) takes no descriptor of O_PATH but by this name: open(2).
+    let name = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    fs::set_permissions(name, Permissions::from_mode(mode)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
+    drop(turn);
     info!(path = %path.display(), mode = format!("{mode:o}"), "the control socket is open");
     Ok((socket, listener))
+}
+
+/// Gives a file to a group. The sandbox of the unit allows no chown(2), and needs none with `Group=`.
+fn give(file: &File, group: u32) -> io::Result<()> {
+    if file.metadata()?.gid() == group {
+        return Ok(());
+    }
+    Ok(chownat(file, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?)
+}
+
+/// Two that start at the same time take turns: the second finds the socket of the first. Without a turn after a while (any
+/// user who may read the directory can lock it, and some network file systems lock none) the start goes on all the same.
+fn take_turn(directory: &Path) -> Option<File> {
+    // Opening a pipe would wait for a writer.
+    let file = File::from(open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?);
+    let deadline = Instant::now() + TURN_TIMEOUT;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK || Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Some(file)
+}
+
+/// Connects to a Unix socket. `most`: how long to wait while the queue of its listener is full; then the error is of the kind
+/// [`io::ErrorKind::WouldBlock`]. Source: unix(7), socket(7) on `SO_SNDTIMEO`. Blocks.
+///
+/// # Errors
+/// No program listens there, or this user may not connect.
+pub fn connect(path: &Path, most: Duration) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(most))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
 }
 
 /// Removes the socket of a forebay that has ended.
@@ -167,11 +227,11 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
+    match connect(path, PROBE_TIMEOUT) {
         Ok(_) => Err(SocketError::Live { path: path.to_owned() }),
-        // Nobody listens on it (connect(2)).
+        // No program listens on it (connect(2)).
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
-        // Its queue is full: somebody listens.
+        // A program listens, and its queue is full.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SocketError::Live { path: path.to_owned() }),
         Err(error) => Err(failed(error)),
     }
@@ -183,13 +243,12 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 /// The number of a group, which may also be given as a number.
 fn group_id(name: &str) -> Result<u32, SocketError> {
-    if let Ok(id) = name.parse() {
-        return Ok(id);
-    }
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(group.gid.as_raw()),
-        Ok(None) | Err(_) => Err(SocketError::NoGroup { name: name.to_owned() }),
-    }
+    let id = match name.parse() {
+        Ok(id) => Some(id),
+        Err(_) => Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()),
+    };
+    // chown(2) takes the largest number for "leave it as it is".
+    id.filter(|id| *id != u32::MAX).ok_or_else(|| SocketError::NoGroup { name: name.to_owned() })
 }
 
 #[cfg(test)]
@@ -235,8 +294,50 @@ mod tests {
             drop(opened);
             assert!(!path.exists(), "it is removed at the end");
         }
-        let none = ControlSocket::open(&config(Some(&path), Some("no-such-group")), None);
-        assert!(matches!(none, Err(SocketError::NoGroup { .. })), "{none:?}");
+        // Only root may give it to any group.
+        match ControlSocket::open(&config(Some(&path), Some(&(own + 1).to_string())), None) {
+            Ok(_opened) => assert_eq!((mode(&path), fs::metadata(&path).unwrap().gid()), (0o660, own + 1)),
+            Err(error) => assert!(matches!(error, SocketError::Group { .. }) && !path.exists(), "{error}"),
+        }
+        for group in ["no-such-group", "4294967295", "-1", ""] {
+            let none = ControlSocket::open(&config(Some(&path), Some(group)), None);
+            assert!(matches!(none, Err(SocketError::NoGroup { .. })), "{none:?}");
+        }
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_live() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(client) = connect(&path, Duration::from_millis(1)) {
+            waiting.push(client);
+        }
+        let opened = ControlSocket::open(&config(Some(&path), None), None);
+        assert!(matches!(opened, Err(SocketError::Live { .. })), "{opened:?}");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_another_process_locks_delays_no_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let lock = File::open(directory.path()).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        let opened = ControlSocket::open(&config(Some(&path), None), None);
+        assert!(opened.unwrap().is_some());
+    }
+
+    #[test]
+    fn only_a_directory_of_this_user_is_one_for_the_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = fs::metadata(directory.path()).unwrap().uid();
+        assert!(!is_of_another_user(directory.path(), own));
+        assert!(is_of_another_user(directory.path(), own + 1));
+        assert!(!is_of_another_user(&directory.path().join("none"), own + 1));
     }
 
     #[test]
