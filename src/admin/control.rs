@@ -31,8 +31,10 @@ pub(crate) async fn run(
     config: ConfigDocument,
     shutdown: CancellationToken,
 ) {
-    serve_local(listener, Arc::new(Control { config }), shutdown).await;
+    serve_local(&listener, Arc::new(Control { config }), shutdown).await;
+    // While the socket listens, no other forebay replaces it: what is removed is this one's.
     drop(socket);
+    drop(listener);
 }
 
 /// The handler of the control socket.

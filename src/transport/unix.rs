@@ -37,7 +37,7 @@ pub trait HandleLocal: Send + Sync + 'static {
 }
 
 /// Serves until `shutdown`.
-pub async fn serve<H: HandleLocal>(socket: UnixListener, handler: Arc<H>, shutdown: CancellationToken) {
+pub async fn serve<H: HandleLocal>(socket: &UnixListener, handler: Arc<H>, shutdown: CancellationToken) {
     let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CLIENTS)));
     let accepting = async {
         let mut failing = false;
@@ -89,7 +89,10 @@ async fn serve_client<H: HandleLocal>(client: UnixStream, handler: Arc<H>, shutd
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::Instant,
+    };
 
     use super::*;
 
@@ -99,6 +102,11 @@ mod tests {
         async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
             Response::new(Full::from(request.uri().path().to_owned()))
         }
+    }
+
+    fn spawn(socket: UnixListener, shutdown: &CancellationToken) -> tokio::task::JoinHandle<()> {
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move { serve(&socket, Arc::new(Echo), shutdown).await })
     }
 
     async fn answer(path: &std::path::Path, request: &[u8]) -> String {
@@ -115,7 +123,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let (socket, shutdown) = (UnixListener::bind(&path).unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(serve(socket, Arc::new(Echo), shutdown.clone()));
+        let serving = spawn(socket, &shutdown);
         let good = answer(&path, b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
         assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("/a"), "{good}");
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
@@ -132,13 +140,35 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let (socket, shutdown) = (UnixListener::bind(&path).unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(serve(socket, Arc::new(Echo), shutdown.clone()));
+        let serving = spawn(socket, &shutdown);
         let mut silent = Vec::new();
         for _ in 0..MAX_CLIENTS {
             silent.push(UnixStream::connect(&path).await.unwrap());
         }
+        let began = Instant::now();
         let good = answer(&path, b"GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert!(began.elapsed() >= HEAD_TIMEOUT, "{:?}", began.elapsed());
         assert!(good.ends_with("/b"), "{good}");
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_on_and_on_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let (socket, shutdown) = (UnixListener::bind(&path).unwrap(), CancellationToken::new());
+        let serving = spawn(socket, &shutdown);
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        let began = Instant::now();
+        let mut buffer = [0; 1024];
+        while client.write_all(b"GET /c HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok()
+            && client.read(&mut buffer).await.is_ok_and(|len| len > 0)
+        {
+            assert!(began.elapsed() <= CLIENT_TIMEOUT);
+            tokio::time::sleep(HEAD_TIMEOUT / 2).await;
+        }
+        assert!(began.elapsed() >= CLIENT_TIMEOUT - HEAD_TIMEOUT, "{:?}", began.elapsed());
         shutdown.cancel();
         serving.await.unwrap();
     }
