@@ -158,11 +158,7 @@ impl Handle for Admin {
 impl Admin {
     fn metrics(&self) -> Response<Full<Bytes>> {
         match self.metrics.encode() {
-            Ok(metrics) => {
-                let mut response = text(StatusCode::OK, &metrics);
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
-                response
-            }
+            Ok(metrics) => response(StatusCode::OK, METRICS_TYPE, metrics),
             Err(error) => {
                 error!(%error, "the metrics cannot be written");
                 text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
@@ -172,10 +168,14 @@ impl Admin {
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body.to_owned()));
+    response(status, TEXT_TYPE, body.to_owned())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_TYPE));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     isolate(headers);
     response

@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use super::control_socket::ControlSocket;
-use crate::transport::{HandleLocal, isolate, serve_local};
+use super::{control_socket::ControlSocket, response};
+use crate::transport::{HandleLocal, serve_local};
 
 const JSON_TYPE: &str = "application/json";
 
@@ -63,17 +63,11 @@ impl Control {
 }
 
 fn error(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
-    json(status, serde_json::json!({ "error": why }).to_string().into())
+    json(status, serde_json::json!({ "error": why }).to_string())
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON_TYPE));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    isolate(headers);
-    response
+fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    response(status, JSON_TYPE, body)
 }
 
 #[cfg(test)]
