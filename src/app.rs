@@ -21,7 +21,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -71,6 +71,8 @@ pub struct App {
     budget: ReadBudget,
     rates: RateTable,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
+    /// Notified: other rules are in force.
+    rules_changed: Arc<Notify>,
     /// Cancelled: accept no more connections, finish running responses.
     stop: CancellationToken,
     /// Cancelled after that: end downloads and all other tasks.
@@ -120,11 +122,13 @@ impl App {
         let readiness = Readiness::default();
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
-        let manifests = service.caches.manifests.clone();
+        let rules_changed = Arc::new(Notify::new());
+        let (manifests, changed, over) = (service.caches.manifests.clone(), rules_changed.clone(), end.clone());
         tasks.spawn(async move {
             // Before anything can be evicted.
             manifests.hold_by_rules().await;
-            store.scan().await;
+            let held = over.run_until_cancelled(hold_by_changed_rules(&manifests, &changed));
+            tokio::join!(store.scan(), held);
         });
         tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
@@ -152,6 +156,7 @@ impl App {
             budget,
             rates,
             admin_hosts,
+            rules_changed,
             stop,
             end,
             serving,
@@ -220,9 +225,8 @@ impl App {
 
     /// Puts the rules of a configuration into force.
     fn replace_rules(&self, config: &Config) {
-        let manifests = self.service.caches.manifests.clone();
-        manifests.set_rules(config.rules.clone());
-        self.tasks.spawn(async move { manifests.hold_by_rules().await });
+        self.service.caches.manifests.set_rules(config.rules.clone());
+        self.rules_changed.notify_one();
     }
 
     /// Tells probes of readiness that this process is going to drain. It goes on accepting connections.
@@ -242,6 +246,15 @@ impl App {
         if tokio::time::timeout(END_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time");
         }
+    }
+}
+
+/// Holds what the rules serve, anew after each change. One after the other, so that the last rules decide, and any number of
+/// reloads meanwhile is one more turn.
+async fn hold_by_changed_rules(manifests: &ManifestCache, changed: &Notify) {
+    loop {
+        changed.notified().await;
+        manifests.hold_by_rules().await;
     }
 }
 
