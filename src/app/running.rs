@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     check::{Facts, Ports, Warning, warnings},
     error::Error,
+    fixed_keys::is_fixed_at_start,
     warnings::{warn_of_open_content, warn_of_push_users},
 };
 use crate::{
@@ -16,13 +17,15 @@ use crate::{
         control::{self, ConfigDocument},
         control_socket::{ControlSocket, SocketError},
     },
-    config::{Config, Loaded, show},
+    config::{Config, Key, Loaded, Origins, Place, show},
 };
 
 /// Tells the configuration of this process to commands and to the log.
 pub(super) struct Running {
     document: ConfigDocument,
     started: SystemTime,
+    /// Where the keys that only a start changes come from.
+    start_origins: Origins,
     /// Where the registry listens.
     pub registry: Vec<SocketAddr>,
     /// Where the admin listener is.
@@ -43,7 +46,8 @@ impl Running {
     ) -> Result<Self, Error> {
         let config = &loaded.config;
         let (document, told) = Default::default();
-        let running = Self { document, started: SystemTime::now(), registry, admin, told };
+        let (started, start_origins) = (SystemTime::now(), loaded.origins.clone());
+        let running = Self { document, started, start_origins, registry, admin, told };
         running.publish(config, loaded, None);
         if let Some((socket, listener)) = ControlSocket::open(&config.admin, config.state_directory.as_deref())? {
             let listener = tokio::net::UnixListener::from_std(listener);
@@ -61,7 +65,7 @@ impl Running {
             .iter()
             .map(|setting| {
                 let key = setting.key();
-                (key.as_str().to_owned(), show::place_to_json(&loaded.origins.of(&key)))
+                (key.as_str().to_owned(), show::place_to_json(&self.place(&key, config, loaded)))
             })
             .collect();
         let document = json!({
@@ -75,6 +79,16 @@ impl Running {
             "origins": origins,
         });
         self.document.set(format!("{document}\n").into());
+    }
+
+    /// Where the running value of a key comes from.
+    fn place(&self, key: &Key, config: &Config, loaded: &Loaded) -> Place {
+        // Whether there is [server.tls] is fixed at the start; which files it has is not.
+        let is_kept_tls = key.as_str().starts_with("server.tls.")
+            && config.server.tls.is_some() != loaded.config.server.tls.is_some();
+        let origins =
+            if is_kept_tls || is_fixed_at_start(key.as_str()) { &self.start_origins } else { &loaded.origins };
+        origins.of(key)
     }
 
     /// Logs what of the configuration cannot work, once for each warning. Blocks.

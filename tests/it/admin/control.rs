@@ -74,6 +74,7 @@ async fn it_tells_the_configuration_and_the_last_reload() {
     assert!(second["reloaded"].is_string());
     assert_eq!(second["config"]["cache"]["tag_ttl"], "5m");
     assert_eq!(second["config"]["cache"]["manifest_memory"], "64 MiB", "what runs, not what the file says");
+    assert_eq!(second["origins"]["cache.manifest_memory"]["from"], "default", "where the running value comes from");
     let origin = &second["origins"]["cache.tag_ttl"];
     assert_eq!((&origin["from"], &origin["line"]), (&"file".into(), &3.into()));
     assert!(origin["file"].as_str().unwrap().ends_with("forebay.toml"));
