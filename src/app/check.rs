@@ -14,7 +14,10 @@ mod upstreams;
 use std::fmt;
 
 pub use self::facts::{Facts, PortUse, Ports};
-use crate::config::{Config, Key};
+use crate::{
+    config::{Config, Key},
+    oci::HostPattern,
+};
 
 /// Something that forebay accepts, and that does not do what it seems to be meant for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,14 @@ pub fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
 /// The key of an upstream's field.
 fn of_upstream(index: usize, field: &str) -> Key {
     Key::new("upstream").item(index).field(field)
+}
+
+/// The hosts of all upstreams, with their keys.
+fn hosts(config: &Config) -> impl Iterator<Item = (Key, &HostPattern)> {
+    config.upstreams.iter().enumerate().flat_map(|(index, upstream)| {
+        let key = of_upstream(index, "hosts");
+        upstream.hosts.iter().enumerate().map(move |(item, host)| (key.item(item), host))
+    })
 }
 
 #[cfg(test)]

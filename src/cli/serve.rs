@@ -1,7 +1,7 @@
 //! `forebay serve`: start, print the addresses, handle signals, drain.
 //!
-//! SIGTERM and SIGINT drain, after `drain_delay`; a second one ends the delay, or else the process at once. SIGHUP reloads the configuration; a bad one changes
-//! nothing.
+//! SIGTERM and SIGINT drain, after `drain_delay`; a second one ends the delay, or else the process at once. SIGHUP reloads
+//! the configuration; a bad one changes nothing.
 
 use std::{
     io::{self, Write as _},

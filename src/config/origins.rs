@@ -22,13 +22,13 @@ impl Origins {
         self.flags.push((Key::new(key), Place::Flag(flag.into())));
     }
 
-    /// Where the value of `key`, such as `upstream[1].urls`, came from. [`Place::Default`]: nobody set it.
+    /// Where the value of `key`, such as `upstream[1].urls`, came from. [`Place::Default`]: no source set it.
     pub fn of(&self, key: &Key) -> Place {
         let written = self.root.at(key).map(|node| &node.place);
         self.flag(key).or(written).cloned().unwrap_or(Place::Default)
     }
 
-    /// Something wrong with the value of `key`, at its place; or at the place of its section, if nobody set the key.
+    /// Something wrong with the value of `key`, at its place; or at the place of its section, if no source set the key.
     pub fn mistake(&self, key: &Key, problem: impl Into<String>) -> Mistake {
         let place = self.flag(key).cloned().unwrap_or_else(|| self.root.place_of(key));
         Mistake { place, key: Some(key.clone()), problem: problem.into() }

@@ -6,6 +6,9 @@ use crate::{
     upstream::{Access, Config as Upstream, CredentialSource},
 };
 
+const NO_LOGIN: &str = "no client of another machine can log in: passwords over clear HTTP are refused, and there is no \
+                        [server.tls]; add it, or write access.allow_clear_login = true";
+
 pub(super) fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
     let mut found = Vec::new();
     let htpasswd = || Key::new("access").field("htpasswd");
@@ -13,15 +16,11 @@ pub(super) fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
         let path = path.display();
         found.push(Warning::new(
             htpasswd(),
-            format!("{path} has no user, so nobody can log in: htpasswd -B {path} NAME"),
+            format!("{path} has no user, so no client can log in: htpasswd -B {path} NAME"),
         ));
     }
     if takes_no_password(config, facts) && config.access.htpasswd.is_some() {
-        found.push(Warning::new(
-            htpasswd(),
-            "no client of another machine can log in: passwords over clear HTTP are refused, and there is no [server.tls]; \
-             add it, or write access.allow_clear_login = true",
-        ));
+        found.push(Warning::new(htpasswd(), NO_LOGIN));
     }
     for (index, upstream) in config.upstreams.iter().enumerate() {
         found.extend(push_problem(config, facts, upstream).map(|why| Warning::new(of_upstream(index, "push"), why)));
@@ -41,7 +40,7 @@ fn takes_no_password(config: &Config, facts: &Facts) -> bool {
         && !facts.listening.iter().any(is_local)
 }
 
-/// Why nobody may push to an upstream that takes pushes. The same rules as those of `push::Policy`.
+/// Why no client may push to an upstream that takes pushes. The same rules as those of `push::Policy`.
 fn push_problem(config: &Config, facts: &Facts, upstream: &Upstream) -> Option<String> {
     let has_credentials = upstream.credential != CredentialSource::Anonymous;
     // The upstream decides by the credentials of each client.
@@ -51,11 +50,11 @@ fn push_problem(config: &Config, facts: &Facts, upstream: &Upstream) -> Option<S
     let has_users = facts.users.is_some_and(|users| users > 0);
     let why = match &config.access.push_users {
         Some(named) if named.certificates => return None,
-        Some(named) if named.users.is_empty() => "access.push_users names nobody",
+        Some(named) if named.users.is_empty() => "access.push_users is empty",
         Some(_) | None if has_users => return None,
         Some(_) | None => "with forebay's own credentials only users of access.htpasswd may, and there is none",
     };
-    Some(format!("nobody may push to {}: {why}", upstream.name))
+    Some(format!("no client may push to {}: {why}", upstream.name))
 }
 
 /// Why no client can log in to an upstream that decides by its clients' credentials.
@@ -64,11 +63,7 @@ fn client_problem(config: &Config, facts: &Facts, upstream: &Upstream) -> Option
         return None;
     }
     if takes_no_password(config, facts) {
-        return Some(
-            "no client of another machine can log in: passwords over clear HTTP are refused, and there is no [server.tls]; \
-             add it, or write access.allow_clear_login = true"
-                .to_owned(),
-        );
+        return Some(NO_LOGIN.to_owned());
     }
     // A client logs in at a host, and the path of a request tells nothing about the host's login.
     let is_elsewhere = |other: &Upstream| other.default && other.access != Access::Shared;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Facts, Warning, of_upstream};
+use super::{Facts, Warning, hosts};
 use crate::{
     config::{Config, Key},
     oci::HostPattern,
@@ -78,11 +78,7 @@ fn name_problem(path: &Path, certificate: &CertificateFacts, facts: &Facts) -> O
 
 /// The hosts of upstreams for which clients refuse the certificate.
 fn uncovered_hosts<'a>(config: &'a Config, certificate: &'a CertificateFacts) -> impl Iterator<Item = Warning> + 'a {
-    let hosts = config.upstreams.iter().enumerate().flat_map(|(index, upstream)| {
-        let key = of_upstream(index, "hosts");
-        upstream.hosts.iter().enumerate().map(move |(item, host)| (key.item(item), host))
-    });
-    hosts.filter_map(|(key, host)| {
+    hosts(config).filter_map(|(key, host)| {
         let (HostPattern::Name(name) | HostPattern::NamePort(name, _)) = host else { return None };
         let problem = || {
             format!(

@@ -1,6 +1,6 @@
 //! Warnings about `server.listen`, `admin.listen` and the hosts of upstreams (pure).
 
-use super::{Facts, PortUse, Warning, of_upstream};
+use super::{Facts, PortUse, Warning, hosts};
 use crate::{config::Config, oci::HostPattern};
 
 pub(super) fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
@@ -21,11 +21,7 @@ pub(super) fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
 
 /// The hosts of upstreams on ports without a listener.
 fn unheard_hosts<'a>(config: &'a Config, facts: &'a Facts) -> impl Iterator<Item = Warning> + 'a {
-    let hosts = config.upstreams.iter().enumerate().flat_map(|(index, upstream)| {
-        let key = of_upstream(index, "hosts");
-        upstream.hosts.iter().enumerate().map(move |(item, host)| (key.item(item), host))
-    });
-    hosts.filter_map(|(key, host)| {
+    hosts(config).filter_map(|(key, host)| {
         let (HostPattern::NamePort(_, port) | HostPattern::AnyPort(port)) = host else { return None };
         let is_heard = facts.listening.is_empty() || facts.listening.iter().any(|address| address.port() == *port);
         let problem = || {

@@ -206,13 +206,13 @@ fn a_push_that_nobody_may_use_is_warned_of() {
         }
         config
     };
-    let none = "nobody may push to docker.io: ";
+    let none = "no client may push to docker.io: ";
     for (access, credentials, users, words) in [
         ("", false, None, &[][..]),
         ("", true, None, &["upstream[0].push: ", none, "only users of access.htpasswd may"]),
         ("users", true, Some(1), &[]),
         ("users", false, Some(1), &[]),
-        ("nobody", false, None, &[none, "access.push_users names nobody"]),
+        ("nobody", false, None, &[none, "access.push_users is empty"]),
         ("users ci", true, Some(1), &[]),
         ("certificates", true, None, &[]),
     ] {

@@ -12,6 +12,7 @@ listen = ["127.0.0.1:5010", "[::1]:5010"]
 clear_http = false
 max_connections = 100
 drain_timeout = "90s"
+drain_delay = "5s"
 trusted_networks = ["10.0.0.0/8", "192.0.2.7"]
 allowed_hosts = ["mirror.lan", "other.lan:5010"]
 [server.tls]
@@ -40,6 +41,7 @@ anonymous = "none"
 htpasswd = "file"
 push_users = ["ci", "certificate:*"]
 allow_clear_login = true
+client_rate = "100 MB/s"
 access_ttl = "5m"
 access_grace = "2h"
 [push]
@@ -61,6 +63,11 @@ realms = ["auth.lan:443"]
 ca = "file"
 access = "client"
 connections = 2
+connect_timeout = "3s"
+response_timeout = "4s"
+idle_timeout = "6s"
+max_rate_in = "50 MB/s"
+max_rate_out = "500 MB/s"
 [[upstream]]
 name = "ghcr.io"
 credential_helper = "helper"
@@ -111,6 +118,10 @@ fn each_value_is_spelt_as_in_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let shown = to_toml(&settings(&parse(&directory, EVERYTHING)), None);
     for line in [
+        "drain_delay = \"5s\"",
+        "client_rate = \"100 MB/s\"",
+        "idle_timeout = \"6s\"",
+        "max_rate_in = \"50 MB/s\"",
         "[server.tls]",
         "listen = [\"127.0.0.1:5010\", \"[::1]:5010\"]",
         "max_size = 123456789",
