@@ -12,13 +12,16 @@ use forebay::{
         self,
         check::{Facts, Ports, warnings},
     },
-    config::{Loaded, Mistake, show::place_to_json},
+    config::{Key, Loaded, Mistake, show::place_to_json},
     upstream::{self, ErrorKind, Upstream},
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::{ConfigArguments, Failure, control};
+use super::{
+    ConfigArguments, Failure,
+    control::{self, ControlError},
+};
 
 /// What the command line asks of a check.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +42,7 @@ struct Report {
     upstreams: usize,
     errors: Vec<Mistake>,
     warnings: Vec<Mistake>,
-    /// What is as it should be, and may look wrong.
+    /// What is no warning, and good to know.
     notes: Vec<String>,
     /// Each upstream that was asked, and why it failed.
     online: Vec<(String, Option<String>)>,
@@ -62,11 +65,14 @@ fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) ->
     let loaded = arguments.load().inspect_err(|error| report.errors = error.mistakes().to_vec())?;
     report.file.clone_from(&loaded.file);
     let upstreams = app::check(&loaded.config).map_err(|error| {
-        report.errors.extend(error.key(&loaded.config).map(|key| loaded.origins.mistake(&key, error.problem())));
+        report.errors.push(match error.key(&loaded.config) {
+            Some(key) => loaded.origins.mistake(&key, error.problem()),
+            None => Mistake::of_no_key(error.problem()),
+        });
         Failure::of(error, &loaded)
     })?;
     report.upstreams = upstreams.len();
-    check_authorities(&upstreams, options.json)?;
+    report.check_authorities(&upstreams, &loaded, options)?;
     report.look(&loaded, options);
     if !options.json {
         report.say();
@@ -88,24 +94,35 @@ fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) ->
     }
 }
 
-/// Tells which certificates of `ca` cannot be used.
-fn check_authorities(upstreams: &[Upstream], as_json: bool) -> Result<(), Failure> {
-    for upstream in upstreams.iter().filter(|_| !as_json) {
-        upstream.ca_flaws().texts.iter().for_each(|flaw| say(&format!("{}: {flaw}", upstream.name())));
-    }
-    match upstreams.iter().find(|upstream| upstream.ca_flaws().all) {
-        Some(upstream) => Err(Failure::Configuration(anyhow::anyhow!(
-            "upstream {}: no certificate of `ca` can be used",
-            upstream.name()
-        ))),
-        None => Ok(()),
-    }
-}
-
 impl Report {
+    /// Tells which certificates of `ca` cannot be used.
+    fn check_authorities(&mut self, upstreams: &[Upstream], loaded: &Loaded, options: &Options) -> Result<(), Failure> {
+        let flaws = upstreams
+            .iter()
+            .flat_map(|upstream| upstream.ca_flaws().texts.iter().map(|flaw| format!("{}: {flaw}", upstream.name())));
+        match options.json {
+            true => self.notes.extend(flaws),
+            false => flaws.for_each(|flaw| say(&flaw)),
+        }
+        let Some(index) = upstreams.iter().position(|upstream| upstream.ca_flaws().all) else { return Ok(()) };
+        let key = Key::new("upstream").item(index).field("ca");
+        let mistake = loaded.origins.mistake(&key, "no certificate of the file can be used");
+        let failure = Failure::Configuration(anyhow::anyhow!("{mistake}"));
+        self.errors.push(mistake);
+        Err(failure)
+    }
+
     /// Looks for what cannot work.
     fn look(&mut self, loaded: &Loaded, options: &Options) {
-        let running = running(&control::places(&loaded.config, options.control.as_deref()));
+        let running = match control::configuration(&control::places(&loaded.config, options.control.as_deref())) {
+            Ok(running) => addresses(&running),
+            Err(error @ ControlError::Denied(_)) => {
+                self.notes.push(format!("{error}; so a port that its forebay has counts as another program's"));
+                Vec::new()
+            }
+            // No forebay runs here, or it cannot be asked.
+            Err(_) => Vec::new(),
+        };
         let facts = Facts::gather(&loaded.config, Ports::Configured { running });
         self.notes.extend(facts.ours().map(|address| format!("{address} is in use by the forebay that runs here")));
         self.warnings.clone_from(&loaded.warnings);
@@ -151,9 +168,8 @@ fn mistake_to_json(mistake: &Mistake) -> Value {
     json!({ "place": place_to_json(mistake.place()), "key": mistake.key(), "problem": mistake.problem() })
 }
 
-/// Where the forebay that runs here listens; nowhere if none answers.
-fn running(places: &[PathBuf]) -> Vec<SocketAddr> {
-    let Ok(running) = control::get(places, "/api/v1/config") else { return Vec::new() };
+/// Where the running forebay listens.
+fn addresses(running: &Value) -> Vec<SocketAddr> {
     let registry = running["listening"].as_array().into_iter().flatten();
     registry.chain([&running["admin"]]).filter_map(|address| address.as_str()?.parse().ok()).collect()
 }

@@ -39,7 +39,7 @@ type Values = BTreeMap<String, (String, Value)>;
 pub(super) fn run(arguments: &ConfigArguments, control_flag: Option<&Path>, as_json: bool) -> Result<(), Failure> {
     let own = arguments.load()?;
     let places = control::places(&own.config, control_flag);
-    let running = control::get(&places, "/api/v1/config").map_err(|error| Failure::Failed(error.into()))?;
+    let running = control::configuration(&places).map_err(|error| Failure::Failed(error.into()))?;
     let path = arguments.config.clone().or_else(|| running["file"].as_str().map(Into::into));
     let file = match &path {
         Some(path) => config::load(Some(path), &Variables::default(), Overrides::default())?,

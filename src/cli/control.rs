@@ -46,11 +46,23 @@ pub(super) fn places(config: &Config, flag: Option<&Path>) -> Vec<PathBuf> {
     }
 }
 
+/// The running configuration: `GET /api/v1/config`. Blocks.
+///
+/// # Errors
+/// No forebay listens in any of the places, or another program does.
+pub(super) fn configuration(places: &[PathBuf]) -> Result<serde_json::Value, ControlError> {
+    let running = get(places, "/api/v1/config")?;
+    if !running["config"].is_object() {
+        return Err(ControlError::Answer(anyhow::anyhow!("the answer has no configuration")));
+    }
+    Ok(running)
+}
+
 /// GETs a path of the control API from the first place where a forebay listens. Blocks.
 ///
 /// # Errors
 /// No forebay listens in any of the places, or it does not answer.
-pub(super) fn get(places: &[PathBuf], path: &str) -> Result<serde_json::Value, ControlError> {
+fn get(places: &[PathBuf], path: &str) -> Result<serde_json::Value, ControlError> {
     let socket = connect(places)?;
     let answer = || -> anyhow::Result<serde_json::Value> {
         socket.set_nonblocking(true)?;
@@ -65,7 +77,7 @@ pub(super) fn get(places: &[PathBuf], path: &str) -> Result<serde_json::Value, C
 fn connect(places: &[PathBuf]) -> Result<UnixStream, ControlError> {
     let mut denied = None;
     for path in places {
-        match UnixStream::connect(path) {
+        match control_socket::connect(path, TIMEOUT) {
             Ok(socket) => return Ok(socket),
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {}

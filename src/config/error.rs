@@ -86,6 +86,11 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Mistake {
+    /// Something wrong that is not the value of a key.
+    pub fn of_no_key(problem: impl Into<String>) -> Self {
+        Self { place: Place::Default, key: None, problem: problem.into() }
+    }
+
     pub fn place(&self) -> &Place {
         &self.place
     }

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -172,11 +172,19 @@ fn port_uses(config: &Config, running: &[SocketAddr]) -> Vec<(Key, SocketAddr, P
     registry.chain(admin).map(|(key, address, beside)| (key, address, port_use(address, beside, running))).collect()
 }
 
+/// Whether no other listener can have `address` beside this one. The sockets of a service manager, for example, may be those of
+/// all addresses.
+fn is_taken_by(address: SocketAddr, listener: SocketAddr) -> bool {
+    let (ip, other) = (address.ip().to_canonical(), listener.ip().to_canonical());
+    let has = |one: IpAddr, other: IpAddr| one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    address.port() == listener.port() && (has(ip, other) || has(other, ip))
+}
+
 fn port_use(address: SocketAddr, beside: &[SocketAddr], running: &[SocketAddr]) -> PortUse {
     if address.port() == 0 {
         return PortUse::Free;
     }
-    if running.contains(&address) {
+    if running.iter().any(|listener| is_taken_by(address, *listener)) {
         return PortUse::Ours;
     }
     // It is closed again at once, and nothing was accepted.
@@ -189,5 +197,28 @@ fn port_use(address: SocketAddr, beside: &[SocketAddr], running: &[SocketAddr]) 
             // The start tells of what else may be.
             _ => PortUse::Free,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_below_the_running_listener_is_ours() {
+        for (address, running, expected) in [
+            ("127.0.0.1:5000", "127.0.0.1:5000", true),
+            ("127.0.0.1:5000", "0.0.0.0:5000", true),
+            ("127.0.0.1:5000", "[::]:5000", true),
+            ("0.0.0.0:5000", "10.0.4.17:5000", true),
+            ("127.0.0.1:5000", "[::ffff:127.0.0.1]:5000", true),
+            ("[::]:5000", "127.0.0.1:5000", true),
+            ("127.0.0.1:5000", "10.0.4.17:5000", false),
+            ("[::1]:5000", "0.0.0.0:5000", false),
+            ("127.0.0.1:5000", "[::]:5001", false),
+        ] {
+            let taken = is_taken_by(address.parse().unwrap(), running.parse().unwrap());
+            assert_eq!(taken, expected, "{address} {running}");
+        }
     }
 }

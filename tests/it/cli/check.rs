@@ -86,6 +86,12 @@ fn a_certificate_that_cannot_be_used_is_explained_by_check() {
         fs::write(directory.path().join("own.crt"), &content).unwrap();
         let (found, stdout, stderr) = run(&directory, &["check", "--config", "forebay.toml"]);
         assert_eq!(found, code, "{stdout}{stderr}");
+        let report = run(&directory, &["check", "--json", "--config", "forebay.toml"]).1;
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let is_refused = code == Some(2);
+        assert_eq!(report["ok"], !is_refused, "{report}");
+        assert_eq!(is_refused, report["errors"][0]["key"] == "upstream[0].ca", "{report}");
+        assert_eq!(said.is_some(), report["notes"].to_string().contains(said.unwrap_or("own.crt")), "{report}");
         match said {
             Some(said) => {
                 assert!(stdout.starts_with("registry.lan: certificate ") && stdout.contains(said), "{stdout}")
@@ -146,6 +152,9 @@ fn a_proxy_that_is_none_is_exit_code_2_with_its_variable() {
             assert_eq!(output.status.code(), Some(2), "{variable}: {stderr}");
             assert!(stderr.contains(variable) && !stderr.contains("hunter2"), "{stderr}");
         }
+        let report = forebay(&directory).env(variable, "http://:port").args(["check", "--json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+        assert!(report["errors"][0]["problem"].as_str().unwrap().contains(variable), "{report}");
     }
 }
 

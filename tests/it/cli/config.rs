@@ -78,6 +78,47 @@ fn a_check_in_json_is_one_document_whatever_it_finds() {
     }
 }
 
+/// What the warnings are decided from is really looked at.
+#[test]
+fn the_machine_is_looked_at_for_what_cannot_work() {
+    let directory = directory(
+        "[server]\nlisten = \"192.0.2.1:5000\"\n[cache]\nmax_size = \"1 EiB\"\n[access]\nhtpasswd = \"users\"\n\
+         [[upstream]]\nname = \"a.example\"\ncredential_helper = \"forebay-test-none\"\n",
+    );
+    fs::write(directory.path().join("users"), "# none yet\n").unwrap();
+    fs::set_permissions(directory.path().join("users"), fs::Permissions::from_mode(0o644)).unwrap();
+    let arguments = ["config", "check", "--admin", "127.0.0.1:0", "--config", "forebay.toml"];
+    let (code, stdout, stderr) = run(&directory, &arguments);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    for expected in [
+        "forebay.toml:2:1: server.listen: 192.0.2.1 is no address of this machine",
+        "forebay.toml:4:1: cache.max_size: ",
+        "forebay.toml:6:1: access.htpasswd: every user of this machine may use users (mode 644)",
+        "forebay.toml:6:1: access.htpasswd: users has no user",
+        "forebay.toml:6:1: access.htpasswd: no client of another machine can log in",
+        "forebay.toml:9:1: upstream[0].credential_helper: docker-credential-forebay-test-none is not in PATH",
+    ] {
+        assert!(stderr.lines().any(|line| line.starts_with(&format!("warning: {expected}"))), "{expected}\n{stderr}");
+    }
+}
+
+#[test]
+fn a_program_that_is_no_forebay_is_told_apart() {
+    let directory = directory(&format!("[admin]\nsocket = \"control.sock\"\n{UPSTREAM}"));
+    let path = directory.path().join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut head = [0; 4096];
+        client.read(&mut head).unwrap();
+        io::Write::write_all(&mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+    });
+    let (code, stdout, stderr) = run(&directory, &["config", "diff", "--config", "forebay.toml"]);
+    assert_eq!((code, &*stdout), (Some(1), ""));
+    assert!(stderr.contains("does not answer as it should: the answer has no configuration"), "{stderr}");
+    serving.join().unwrap();
+}
+
 #[test]
 fn a_port_of_another_program_is_warned_of_and_ours_is_not() {
     let directory = directory(&format!("[admin]\nsocket = \"control.sock\"\n{UPSTREAM}"));
