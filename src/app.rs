@@ -199,7 +199,10 @@ impl App {
             running.may_become(tls)?;
         }
         // From here on nothing fails.
-        let (config, fixed) = keep_fixed(&self.config, config.clone());
+        let mut start = self.config.clone();
+        // An earlier reload may have taken other files over.
+        start.server.tls = self.tls.as_ref().map(ReloadableTls::files);
+        let (config, fixed) = keep_fixed(&start, config.clone());
         if let Some(state) = deletions_in(&config) {
             self.service.caches.deletions.keep(state);
         }

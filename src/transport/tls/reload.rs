@@ -61,6 +61,11 @@ impl ReloadableTls {
         self.0.store(Arc::new(loaded));
     }
 
+    /// The files in use.
+    pub fn files(&self) -> TlsConfig {
+        self.0.load().config.clone()
+    }
+
     /// Until when the certificate in use is valid, in seconds since 1970; `None` if it does not say.
     pub fn expiry(&self) -> Option<u64> {
         self.0.load().not_after.map(|time| time.as_secs())

@@ -1,5 +1,7 @@
 //! The service manager: readiness, reload, stop, watchdog.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 
 /// A service manager that only listens.
@@ -72,7 +74,8 @@ async fn a_reload_takes_moved_tls_files_over_or_nothing() {
         cache_dir: Some(path("cache")),
         max_size: None,
     };
-    let base = Config::parse("", &path("forebay.toml"), overrides).unwrap();
+    let text = "state_directory = \"state\"\n[admin]\nsocket = \"control.sock\"\n";
+    let base = Config::parse(text, &path("forebay.toml"), overrides).unwrap();
     let with = |certificate: &str| {
         let mut config = base.clone();
         let key = certificates.config.key.clone();
@@ -88,6 +91,17 @@ async fn a_reload_takes_moved_tls_files_over_or_nothing() {
     bad.access.htpasswd = Some(path("missing"));
     app.reload(bad).unwrap_err();
     app.reload(with("new.crt")).unwrap();
+    // Whether there is TLS is fixed at the start; these files are served on.
+    app.reload(base.clone()).unwrap();
+    let told = {
+        let mut client = tokio::net::UnixStream::connect(path("control.sock")).await.unwrap();
+        let request = b"GET /api/v1/config HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    assert!(told.contains("new.crt") && !told.contains("old.crt"), "{told}");
     app.drain().await;
 }
 

@@ -34,7 +34,8 @@ impl Bench {
         let (app, mirror) = runtime.block_on(async {
             let upstream = upstream(blobs).await;
             let text = format!(
-                "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[cache]\ndirectory = \"{}\"\ntag_ttl = \"1h\"\nmin_free = \"0 B\"\n\
+                "state_directory = \"state\"\n[server]\nlisten = [\"127.0.0.1:0\"]\n\
+                 [admin]\nlisten = \"127.0.0.1:0\"\nsocket = \"control.sock\"\n[cache]\ndirectory = \"{}\"\ntag_ttl = \"1h\"\nmin_free = \"0 B\"\n\
                  [[upstream]]\nname = \"bench\"\ndefault = true\nurls = [\"http://{upstream}\"]\n",
                 directory.path().join("cache").display(),
             );

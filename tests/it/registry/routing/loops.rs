@@ -27,6 +27,9 @@ impl App {
         };
         let mut config = Config::parse(text, Path::new("forebay.toml"), overrides).unwrap();
         config.cache.min_free = 0;
+        // Not the machine's.
+        config.state_directory = Some(directory.path().join("state"));
+        config.admin.socket = Some(directory.path().join("control.sock"));
         config.server.allowed_hosts.push("mirror.lan".parse().unwrap());
         let app = app::App::start(config, Inherited { registry, admin: None }).await.unwrap();
         Self { app, _directory: directory }

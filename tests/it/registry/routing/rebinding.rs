@@ -129,6 +129,7 @@ async fn other_listeners_answer_to_any_name() {
     let mut config = Config::parse(&text, &directory.path().join("forebay.toml"), overrides).unwrap();
     config.cache.min_free = 0;
     config.state_directory = Some(directory.path().join("state"));
+    config.admin.socket = Some(directory.path().join("control.sock"));
     let [first, second] = any;
     let app = App::start(config, Inherited { registry: vec![first], admin: Some(second) }).await.unwrap();
     for (port, paths) in ports.into_iter().zip([&["/v2/"][..], &["/metrics", "/healthz", "/readyz"]]) {
