@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write as _},
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -114,16 +113,16 @@ impl Report {
 
     /// Looks for what cannot work.
     fn look(&mut self, loaded: &Loaded, options: &Options) {
-        let running = match control::configuration(&control::places(&loaded.config, options.control.as_deref())) {
-            Ok(running) => addresses(&running),
+        let ports = match control::configuration(&control::places(&loaded.config, options.control.as_deref())) {
+            Ok(running) => bound(&running),
             Err(error @ ControlError::Denied(_)) => {
                 self.notes.push(format!("{error}; so a port that its forebay has counts as another program's"));
-                Vec::new()
+                Ports::default()
             }
             // No forebay runs here, or it cannot be asked.
-            Err(_) => Vec::new(),
+            Err(_) => Ports::default(),
         };
-        let facts = Facts::gather(&loaded.config, Ports::Configured { running });
+        let facts = Facts::gather(&loaded.config, ports);
         self.notes.extend(facts.ours().map(|address| format!("{address} is in use by the forebay that runs here")));
         self.warnings.clone_from(&loaded.warnings);
         let found = warnings(&loaded.config, &facts);
@@ -169,9 +168,10 @@ fn mistake_to_json(mistake: &Mistake) -> Value {
 }
 
 /// Where the running forebay listens.
-fn addresses(running: &Value) -> Vec<SocketAddr> {
-    let registry = running["listening"].as_array().into_iter().flatten();
-    registry.chain([&running["admin"]]).filter_map(|address| address.as_str()?.parse().ok()).collect()
+fn bound(running: &Value) -> Ports {
+    let address = |value: &Value| value.as_str()?.parse().ok();
+    let registry = running["listening"].as_array().into_iter().flatten().filter_map(address).collect();
+    Ports::Configured { registry, admin: address(&running["admin"]) }
 }
 
 /// Pings all upstreams concurrently, and tells the results in the file's order.

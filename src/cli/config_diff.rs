@@ -40,7 +40,8 @@ pub(super) fn run(arguments: &ConfigArguments, control_flag: Option<&Path>, as_j
     let own = arguments.load()?;
     let places = control::places(&own.config, control_flag);
     let running = control::configuration(&places).map_err(|error| Failure::Failed(error.into()))?;
-    let path = arguments.config.clone().or_else(|| running["file"].as_str().map(Into::into));
+    // Without a file at its start, forebay looks at each reload whether there is one.
+    let path = arguments.config.clone().or_else(|| running["file"].as_str().map(Into::into)).or(own.file);
     let file = match &path {
         Some(path) => config::load(Some(path), &Variables::default(), Overrides::default())?,
         None => config::compose(None, "", &Variables::default(), Overrides::default())?,

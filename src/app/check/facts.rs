@@ -70,8 +70,16 @@ pub enum PortUse {
 pub enum Ports {
     /// forebay has bound these addresses.
     Bound(Vec<SocketAddr>),
-    /// forebay would bind those of the configuration; one that runs already has bound these.
-    Configured { running: Vec<SocketAddr> },
+    /// forebay would bind those of the configuration. One that runs here already has bound these: maybe the sockets of a
+    /// service manager, which replace those of the configuration.
+    Configured { registry: Vec<SocketAddr>, admin: Option<SocketAddr> },
+}
+
+impl Default for Ports {
+    /// No forebay runs here.
+    fn default() -> Self {
+        Self::Configured { registry: Vec::new(), admin: None }
+    }
 }
 
 impl Facts {
@@ -80,9 +88,11 @@ impl Facts {
         let certificate = config.server.tls.as_ref().and_then(|tls| CertificateFacts::read(tls).ok());
         let (listening, ports) = match ports {
             Ports::Bound(bound) => (bound, Vec::new()),
-            Ports::Configured { running } => {
+            Ports::Configured { registry, admin } => {
+                let running: Vec<_> = registry.iter().copied().chain(admin).collect();
                 let known = config.server.listen.iter().all(|address| address.port() != 0);
-                (if known { config.server.listen.clone() } else { Vec::new() }, port_uses(config, &running))
+                let configured = if known { config.server.listen.clone() } else { Vec::new() };
+                ([configured, registry].concat(), port_uses(config, &running))
             }
         };
         let helper = |(index, upstream): (usize, &upstream::Config)| {

@@ -140,6 +140,33 @@ fn a_port_of_another_program_is_warned_of_and_ours_is_not() {
     serving.end();
 }
 
+/// Sockets of a service manager are not in the configuration.
+#[test]
+fn a_check_counts_the_addresses_of_the_running_forebay() {
+    let directory = directory(&format!("[admin]\nsocket = \"control.sock\"\n{UPSTREAM}"));
+    let file = ["--config", "forebay.toml"];
+    let any = ["serve", "--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0"];
+    let serving = Serving::start(forebay(&directory).args(any).args(file));
+    let port = serving.registry.port();
+    let text = format!("[admin]\nsocket = \"control.sock\"\n{UPSTREAM}hosts = [\"*:{port}\"]\n");
+    fs::write(directory.path().join("forebay.toml"), text).unwrap();
+    let check = |address: &str| {
+        let command = ["config", "check", "--strict", "--admin", "127.0.0.1:0", "--listen", address];
+        run(&directory, &[&command[..], &file].concat())
+    };
+    let below = format!("127.0.0.1:{port}");
+    let (code, stdout, stderr) = check(&below);
+    assert_eq!((code, &*stderr), (Some(0), ""), "{stdout}");
+    assert!(stdout.contains(&format!("{below} is in use by the forebay that runs here\n")), "{stdout}");
+    let (code, stdout, stderr) = check("127.0.0.1:0");
+    assert_eq!((code, &*stderr), (Some(0), ""), "{stdout}");
+    serving.signal(Signal::TERM);
+    serving.end();
+    let (code, stdout, stderr) = check("127.0.0.2:1");
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stderr.contains(&format!("no listener has port {port}")), "{stderr}");
+}
+
 #[test]
 fn the_log_has_each_warning_once() {
     let text = format!("[[upstream]]\nname = \"index.docker.io\"\nurls = [\"http://127.0.0.1:9\"]\n{UPSTREAM}");
@@ -188,6 +215,21 @@ fn the_example_is_printed_and_passes() {
     fs::write(directory.path().join("forebay.toml"), stdout).unwrap();
     let (code, _, stderr) = run(&directory, &["config", "check", "--config", "forebay.toml"]);
     assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[test]
+fn a_file_that_came_after_the_start_is_compared() {
+    let directory = directory("");
+    let serving = Serving::start(forebay(&directory).args(ON_ANY_PORT));
+    let diff = || run(&directory, &["config", "diff"]);
+    assert_eq!(diff(), (Some(0), "the defaults: as the running forebay\n".to_owned(), String::new()));
+    fs::create_dir(directory.path().join("etc")).unwrap();
+    fs::write(directory.path().join("etc/forebay.toml"), "[cache]\ntag_ttl = \"5m\"\n").unwrap();
+    let (code, stdout, stderr) = diff();
+    assert_eq!((code, &*stderr), (Some(1), "forebay: 1 key differs\n"), "{stdout}");
+    assert!(stdout.starts_with("cache.tag_ttl: running \"1m\", file \"5m\" ("), "{stdout}");
+    serving.signal(Signal::TERM);
+    serving.end();
 }
 
 #[test]
