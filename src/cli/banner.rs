@@ -67,6 +67,7 @@ pub(super) fn text(config: &Config, bound: &Bound<'_>) -> String {
     line("upstreams", &names.join(", "));
     let size = ByteSize(config.cache.max_size);
     line("cache", &format!("{}, at most {size}", config.cache.directory.display()));
+    origins.retain(|origin| !origin.host.contains('*'));
     // Other machines can use it, and this one, too.
     let Some(origin) = origins.iter().find(|origin| !origin.is_loopback).or(origins.first()) else { return text };
     paste(&mut text, config, origin);
@@ -76,7 +77,7 @@ pub(super) fn text(config: &Config, bound: &Bound<'_>) -> String {
 /// Appends what to write for Docker.
 fn paste(text: &mut String, config: &Config, origin: &Origin) {
     let host = &origin.host;
-    let other = config.upstreams.iter().find_map(|upstream| other_name(config, upstream));
+    let other = config.upstreams.iter().find_map(|upstream| other_name(config, origin, upstream));
     let mut keys = Vec::new();
     if config.upstreams.iter().any(|upstream| is_docker_mirror(config, upstream)) {
         keys.push(format!("\"registry-mirrors\": [\"{origin}\"]"));
@@ -134,9 +135,10 @@ fn is_docker_mirror(config: &Config, upstream: &upstream::Config) -> bool {
 }
 
 /// The name by which an upstream stands in front of a repository, if clients can pull from it so.
-fn other_name<'a>(config: &Config, upstream: &'a upstream::Config) -> Option<&'a str> {
-    let has_login = config.access.anonymous == Anonymous::Pull || config.access.htpasswd.is_some();
-    if upstream.default || upstream.access != upstream::Access::Shared || !has_login {
+fn other_name<'a>(config: &Config, origin: &Origin, upstream: &'a upstream::Config) -> Option<&'a str> {
+    let takes_passwords = origin.scheme == "https" || origin.is_loopback || config.access.allow_clear_login;
+    let may_pull = config.access.anonymous == Anonymous::Pull || config.access.htpasswd.is_some() && takes_passwords;
+    if upstream.default || upstream.access != upstream::Access::Shared || !may_pull {
         return None;
     }
     // A port within a reference is a syntax error.

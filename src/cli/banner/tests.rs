@@ -82,6 +82,8 @@ fn tls_alone_is_never_told_as_clear_http() {
     for names in [&["*.lan"][..], &["mirror.lan"], &[]] {
         let text = banner_of(&config, "0.0.0.0:5000", Some(names));
         assert!(text.contains("registry  https://") && !text.contains("[\"http:"), "{names:?}: {text}");
+        // A wildcard is no host to connect to.
+        assert_eq!(text.contains("docker pull"), names != ["*.lan"], "{names:?}: {text}");
     }
 }
 
@@ -117,4 +119,13 @@ fn without_anonymous_pulls_a_login_comes_first() {
         text.ends_with("  docker login 127.0.0.1:5000\n  docker pull 127.0.0.1:5000/ghcr.io/REPOSITORY:TAG\n"),
         "{text}"
     );
+    // forebay refuses passwords over clear HTTP from other addresses.
+    for (names, allowed, expected) in
+        [(None, false, false), (None, true, true), (Some(&["mirror.lan"][..]), false, true)]
+    {
+        config.access.allow_clear_login = allowed;
+        let text = banner_of(&config, "0.0.0.0:5000", names);
+        assert_eq!(text.contains("docker login"), expected, "{names:?} {allowed}: {text}");
+        assert_eq!(text.contains("docker pull"), expected, "{names:?} {allowed}: {text}");
+    }
 }
