@@ -110,7 +110,7 @@ fn a_program_that_is_no_forebay_is_told_apart() {
     let serving = std::thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
         let mut head = [0; 4096];
-        client.read(&mut head).unwrap();
+        assert!(client.read(&mut head).unwrap() > 0);
         io::Write::write_all(&mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
     });
     let (code, stdout, stderr) = run(&directory, &["config", "diff", "--config", "forebay.toml"]);
