@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use forebay_test_support::{
     blob::{self, add, content, path},
-    fake_registry::{FakeRegistry, Server},
+    fake_registry::{FakeRegistry, Fault, Gate, Server, When},
     manifest::manifest,
     mirror::Mirror,
     program::Program,
@@ -108,6 +108,38 @@ async fn a_lower_max_size_evicts_at_once_and_then_binds() {
         pull(&registry, &mirror, MIB, seed).await;
     }
     assert!(blob::allocated(&mirror.cache_dir()) > 6 * MIB as u64, "a higher one keeps more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_max_size_below_what_is_in_use_breaks_no_client() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::build(&registry).max_size(16 * MIB as u64).start().await;
+    // One client reads a cached blob, and one a blob that is downloaded meanwhile.
+    let (cached, in_flight) = (add(&registry, 4 * MIB, 1), add(&registry, MIB, 2));
+    assert_eq!(mirror.get(&path(&cached.0)).await.body, cached.1);
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    let mut reader = Raw::get(mirror.address(), &path(&cached.0), &[]).await;
+    reader.read(1000).await;
+    let gate = Gate::new();
+    registry.fault_times(1, When::blob(&in_flight.0), Fault::HoldBody { at: MIB / 2, gate: gate.clone() });
+    let mut waiting = Raw::get(mirror.address(), &path(&in_flight.0), &[]).await;
+    waiting.read(1000).await;
+    gate.reached().await;
+
+    let lower = MIB as u64 / 2;
+    reload(&mirror, |config| config.cache.max_size = lower);
+    gate.open();
+    for (client, content) in [(reader, &cached.1), (waiting, &in_flight.1)] {
+        let end = client.rest().await;
+        assert!(end.is_whole() && end.bytes() == content.as_ref() as &[u8]);
+    }
+    // The next blob has room once the others are gone.
+    let (digest, content) = add(&registry, 100_000, 3);
+    until("the cache fits", async || {
+        assert_eq!(mirror.get(&path(&digest)).await.body, content);
+        blob::allocated(&mirror.cache_dir()) <= lower
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
