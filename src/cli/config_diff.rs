@@ -1,7 +1,8 @@
 //! `forebay config diff`: the file against the configuration of the forebay that runs here.
 //!
 //! A key counts if a reload or a restart would give it another value. So keys that a flag or a variable of the running forebay
-//! sets do not count, nor those that have their defaults in both: some defaults depend on the user.
+//! sets do not count, nor those that have their defaults in both: some defaults depend on the user. Nor does a number that the
+//! limit of open files has lowered, if the file still says a larger one.
 
 use std::{
     collections::BTreeMap,
@@ -68,8 +69,15 @@ fn differences(running: &Value, file: &Loaded) -> Vec<Difference> {
         let (before, after) = (before.get(*key), after.get(*key));
         let origin = before.map_or("", |(key, _)| running["origins"][key]["from"].as_str().unwrap_or_default());
         let is_default = after.is_none_or(|(key, _)| file.origins.of(&Key::new(key)) == Place::Default);
-        let is_kept = matches!(origin, "flag" | "variable") || origin == "default" && is_default;
-        !is_kept && before.map(|(_, value)| value) != after.map(|(_, value)| value)
+        let (before, after) = (before.map(|(_, value)| value), after.map(|(_, value)| value));
+        let is_lowered = || Some(before?.as_u64()? < after?.as_u64()?);
+        let is_kept = match origin {
+            "flag" | "variable" => true,
+            "default" => is_default,
+            "limit" => is_lowered() == Some(true),
+            _ => false,
+        };
+        !is_kept && before != after
     };
     keys.into_iter()
         .filter(differs)
@@ -155,11 +163,15 @@ mod tests {
 
     /// The answer of a forebay that read this text; these keys came from flags.
     fn running(text: &str, flags: &[&str]) -> Value {
-        let loaded = loaded(text);
+        answer(&loaded(text), flags)
+    }
+
+    fn answer(loaded: &Loaded, flags: &[&str]) -> Value {
         let settings = show::settings(&loaded.config);
         let from = |key: &Key| match loaded.origins.of(key) {
             _ if flags.contains(&key.as_str()) => "flag",
             Place::Default => "default",
+            Place::Limit => "limit",
             _ => "file",
         };
         let origins: serde_json::Map<_, _> = settings
@@ -213,6 +225,18 @@ mod tests {
             for words in expected {
                 assert!(text.contains(words), "{words}\n{text}");
             }
+        }
+    }
+
+    #[test]
+    fn a_number_that_a_limit_lowered_differs_from_a_smaller_one() {
+        let with = |connections| loaded(&format!("[server]\nmax_connections = {connections}\n"));
+        let mut lowered = with(5000);
+        lowered.config.server.max_connections = 1000;
+        lowered.origins.set_limit("server.max_connections");
+        let running = answer(&lowered, &[]);
+        for (connections, differs) in [(5000, false), (1001, false), (1000, false), (999, true)] {
+            assert_eq!(differences(&running, &with(connections)).len(), usize::from(differs), "{connections}");
         }
     }
 

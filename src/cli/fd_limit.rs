@@ -6,7 +6,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-use forebay::{cache::storage::MAX_OPEN, config::Config, transport};
+use forebay::{cache::storage::MAX_OPEN, config::Loaded, transport};
 
 /// The client's socket, one upstream's, and the blob's file.
 const PER_CONNECTION: u64 = 3;
@@ -30,7 +30,7 @@ pub(super) fn raise() -> Option<u64> {
 }
 
 /// Lowers the numbers of connections, of uncached downloads and of files that stay open to those that the limit allows.
-pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
+pub(super) fn fit(Loaded { config, origins, .. }: &mut Loaded, limit: Option<u64>) {
     let Some(limit) = limit else { return };
     config.cache.max_through = config.cache.max_through.min(max_uncached(limit));
     config.cache.max_open = config.cache.max_open.min(max_open(limit));
@@ -40,6 +40,7 @@ pub(super) fn fit(config: &mut Config, limit: Option<u64>) {
         return;
     }
     config.server.max_connections = allowed;
+    origins.set_limit("server.max_connections");
     // The operator did not ask for so many.
     if configured == transport::Config::default().max_connections {
         info!(limit, max_connections = allowed, "the limit of open files decides how many connections are accepted");
@@ -72,7 +73,7 @@ fn max_open(limit: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use forebay::config::Overrides;
+    use forebay::config::{Config, Key, Overrides, Place};
 
     use super::*;
 
@@ -85,9 +86,9 @@ mod tests {
         }
     }
 
-    fn config(max_connections: usize) -> Config {
+    fn loaded(max_connections: usize) -> Loaded {
         let text = format!("[server]\nmax_connections = {max_connections}\n[cache]\ndirectory = \"/cache\"\n");
-        Config::parse(&text, "/forebay.toml".as_ref(), Overrides::default()).unwrap()
+        Config::parse(&text, "/forebay.toml".as_ref(), Overrides::default()).unwrap().into()
     }
 
     #[test]
@@ -95,9 +96,11 @@ mod tests {
         for (configured, limit, expected) in
             [(8192, Some(1024), 234), (100, Some(1024), 100), (8192, None, 8192), (8192, Some(u64::MAX), 8192)]
         {
-            let mut config = config(configured);
-            fit(&mut config, limit);
-            assert_eq!(config.server.max_connections, expected, "{configured} {limit:?}");
+            let mut loaded = loaded(configured);
+            fit(&mut loaded, limit);
+            assert_eq!(loaded.config.server.max_connections, expected, "{configured} {limit:?}");
+            let is_lowered = loaded.origins.of(&Key::new("server.max_connections")) == Place::Limit;
+            assert_eq!(is_lowered, expected < configured, "{configured} {limit:?}");
         }
     }
 
@@ -112,8 +115,9 @@ mod tests {
             (Some(u64::MAX), 1024, 4096),
             (None, 1024, 4096),
         ] {
-            let mut config = config(8192);
-            fit(&mut config, limit);
+            let mut loaded = loaded(8192);
+            fit(&mut loaded, limit);
+            let config = loaded.config;
             assert_eq!((config.cache.max_through, config.cache.max_open), (through, open), "{limit:?}");
         }
     }

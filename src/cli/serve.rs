@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &ConfigArguments, inherited: anyhow::Result<Inherit
     // A file that is gone at a reload is a mistake then: without it, all that it configured would be lost.
     let arguments = &ConfigArguments { config: loaded.file.clone(), ..arguments.clone() };
     let fd_limit = fd_limit::raise();
-    fd_limit::fit(&mut loaded.config, fd_limit);
+    fd_limit::fit(&mut loaded, fd_limit);
     keep_freed_memory();
     let runtime = runtime().context("cannot start the runtime").map_err(Failure::Failed)?;
     let outcome = runtime.block_on(serve(arguments, &loaded, inherited, fd_limit));
@@ -145,7 +145,7 @@ async fn reload(arguments: &ConfigArguments, app: &App, fd_limit: Option<u64>) -
     let loaded = tokio::task::spawn_blocking(move || arguments.load()).await?;
     let mut loaded = loaded.inspect_err(|_| app.reload_failed())?;
     tell(&loaded);
-    fd_limit::fit(&mut loaded.config, fd_limit);
+    fd_limit::fit(&mut loaded, fd_limit);
     // The reload reads and writes files.
     tokio::task::block_in_place(|| app.reload(loaded.clone())).map_err(|error| placed(error, &loaded))
 }

@@ -31,6 +31,8 @@ pub enum Place {
     Variable(Arc<str>),
     /// The command line, by the name of the flag.
     Flag(Arc<str>),
+    /// The limit of open files, which lowered it.
+    Limit,
 }
 
 impl Error {
@@ -99,7 +101,7 @@ impl Mistake {
     pub fn position(&self) -> Option<Position> {
         match &self.place {
             Place::File { position, .. } => *position,
-            Place::Default | Place::Variable(_) | Place::Flag(_) => None,
+            Place::Default | Place::Variable(_) | Place::Flag(_) | Place::Limit => None,
         }
     }
 
@@ -135,12 +137,13 @@ impl Place {
             Self::File { position, .. } => (1, *position),
             Self::Variable(_) => (2, None),
             Self::Flag(_) => (3, None),
+            Self::Limit => (4, None),
         }
     }
 }
 
 impl fmt::Display for Place {
-    /// `forebay.toml:12:8`, `FOREBAY_SERVER__LISTEN`, `--listen`, or `default`.
+    /// `forebay.toml:12:8`, `FOREBAY_SERVER__LISTEN`, `--listen`, `the limit of open files`, or `default`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -149,6 +152,7 @@ impl fmt::Display for Place {
                 write!(f, "{}:{line}:{column}", file.display())
             }
             Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+            Self::Limit => f.write_str("the limit of open files"),
         }
     }
 }

@@ -5,10 +5,11 @@ use super::{
     node::Node,
 };
 
-/// The place of each key: file, variable, flag, or default.
+/// The place of each key: file, variable, flag, limit, or default.
 #[derive(Clone, Debug)]
 pub struct Origins {
     root: Node,
+    /// What wins over file and variables.
     flags: Vec<(Key, Place)>,
 }
 
@@ -20,6 +21,11 @@ impl Origins {
     /// A flag set this key.
     pub(super) fn set_flag(&mut self, key: &str, flag: &str) {
         self.flags.push((Key::new(key), Place::Flag(flag.into())));
+    }
+
+    /// The limit of open files lowered the value of this key.
+    pub fn set_limit(&mut self, key: &str) {
+        self.flags.push((Key::new(key), Place::Limit));
     }
 
     /// Where the value of `key`, such as `upstream[1].urls`, came from. [`Place::Default`]: no source set it.

@@ -144,6 +144,7 @@ pub fn place_to_json(place: &Place) -> Json {
         }
         Place::Variable(name) => json!({ "from": "variable", "name": &**name }),
         Place::Flag(name) => json!({ "from": "flag", "name": &**name }),
+        Place::Limit => json!({ "from": "limit" }),
     }
 }
 
