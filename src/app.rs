@@ -25,23 +25,28 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin::{self, Readiness},
+    admin::{
+        self, AdminListener, AdminToken, Readiness, TokenFile,
+        api::{Api, CurrentUpstreams, LastReload, Sources, StatusSources, UpstreamTests},
+        control,
+        control_socket::{ControlSocket, SocketError},
+    },
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Scrub},
     config::{Config, Loaded},
     metrics::Metrics,
     peer::TrustedNetworks,
     push::{Caches, Deletions},
-    registry::{Authentication, ClientRates, Contents, Instance, ResponseMemory, Service},
+    registry::{Authentication, ClientRates, Contents, Instance, ResponseMemory, Service, Table},
     route::AllowedHosts,
     transport::{HandshakeFailure, Listener, ReloadableTls, bind},
-    upstream::{PrincipalKey, RateTable, ReadBudget},
+    upstream::{Context, PrincipalKey, Upstream},
 };
 
 pub use self::{error::Error, fixed_keys::is_fixed_at_start, loading::check};
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
-    loading::{allowed_hosts, deletions_in, first_seen_in, table},
+    loading::{allowed_hosts, deletions_in, first_seen_in, table, upstream_context},
     reloadable::Reloadable,
     running::Running,
     warnings::tell_zero_copy,
@@ -68,9 +73,13 @@ pub struct App {
     metrics: Metrics,
     readiness: Readiness,
     trusted: TrustedNetworks,
-    budget: ReadBudget,
-    rates: RateTable,
+    /// What all upstreams share.
+    upstream_context: Context,
+    /// The upstreams that operators are told of.
+    upstreams: CurrentUpstreams,
+    last_reload: LastReload,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
+    admin_token: AdminToken,
     /// Notified: other rules are in force.
     rules_changed: Arc<Notify>,
     /// Cancelled: accept no more connections, finish running responses.
@@ -95,15 +104,17 @@ impl App {
         let store = DiskStore::open(&config.cache, metrics.clone())?;
         let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
-        let (budget, rates) = (ReadBudget::default(), RateTable::default());
+        let upstream_context = upstream_context(metrics.clone(), instance.pseudonym());
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let context = CacheContext::new(&config.cache, store.clone(), metrics.clone(), trusted.clone());
         context.rules.set(config.rules.clone());
         let CacheContext { config: cache, tasks, end, .. } = context.clone();
         let caches = caches(&config, context);
         let auth = authentication(&config, &trusted)?;
-        let table = table(&config, &metrics, instance.pseudonym(), &budget, &rates)?;
-        rates.set(&config.upstreams);
+        let table = table(&config, &upstream_context)?;
+        upstream_context.rates.set(&config.upstreams);
+        let upstreams = CurrentUpstreams::default();
+        upstreams.store(all_upstreams(&table));
         let client_rates = ClientRates::new(trusted.clone());
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
@@ -116,10 +127,25 @@ impl App {
         let reloadable = Reloadable { cache, store: store.clone(), scrub: scrub.clone(), connections };
         let admin = admin_listener(&config.admin, inherited.admin)?;
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
-        let running = Running::start(&loaded, (listener.local_addrs(), admin_addr), (&tasks, &end))?;
+        let admin_token = AdminToken::default();
+        admin_token.set(config.admin.token_file.as_deref().map(TokenFile::load).transpose()?);
+        let (readiness, last_reload) = (Readiness::default(), LastReload::default());
+        let running = Running::new(&loaded, listener.local_addrs(), admin_addr);
+        let api = Api::new(Sources {
+            config: running.document.clone(),
+            upstreams: upstreams.clone(),
+            status: StatusSources {
+                started: running.started,
+                readiness: readiness.clone(),
+                store: store.clone(),
+                tls: tls.clone(),
+                reload: last_reload.clone(),
+            },
+            tests: UpstreamTests::default(),
+        });
+        serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);
         running.warn(&loaded, &config);
-        let readiness = Readiness::default();
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
         let rules_changed = Arc::new(Notify::new());
@@ -139,7 +165,15 @@ impl App {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
         tasks.spawn(auth::watch(service.auth.access.clone(), metrics.clone(), end.clone()));
-        tasks.spawn(admin::run(admin, metrics.clone(), readiness.clone(), admin_hosts.clone(), end.clone()));
+        tasks.spawn(admin_token.clone().watch(end.clone()));
+        let operators = AdminListener {
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+            hosts: admin_hosts.clone(),
+            api,
+            token: admin_token.clone(),
+        };
+        tasks.spawn(operators.run(admin, end.clone()));
         let stop = CancellationToken::new();
         let serving = tokio::spawn(listener.run(service.clone(), stop.clone()));
         metrics.config_read(true);
@@ -153,9 +187,11 @@ impl App {
             metrics,
             readiness,
             trusted,
-            budget,
-            rates,
+            upstream_context,
+            upstreams,
+            last_reload,
             admin_hosts,
+            admin_token,
             rules_changed,
             stop,
             end,
@@ -177,6 +213,7 @@ impl App {
     /// Counts a reload whose configuration could not be loaded.
     pub fn reload_failed(&self) {
         self.metrics.reload("config", false);
+        self.last_reload.note(false);
     }
 
     /// Takes what a reload changes from a new configuration: all of it, or on an error nothing. Names each other key that
@@ -187,12 +224,14 @@ impl App {
     pub fn reload(&self, loaded: impl Into<Loaded>) -> Result<(), Error> {
         let reloaded = self.try_reload(&loaded.into());
         self.metrics.reload("config", reloaded.is_ok());
+        self.last_reload.note(reloaded.is_ok());
         reloaded
     }
 
     fn try_reload(&self, loaded: &Loaded) -> Result<(), Error> {
         let config = &loaded.config;
-        let table = table(config, &self.metrics, self.service.instance.pseudonym(), &self.budget, &self.rates)?;
+        let table = table(config, &self.upstream_context)?;
+        let token = config.admin.token_file.as_deref().map(TokenFile::load).transpose()?;
         let access = AccessControl::load(&config.access)?.trusting(self.trusted.clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
         if let (Some(running), Some(tls)) = (&self.tls, &tls) {
@@ -213,8 +252,11 @@ impl App {
             running.replace(tls);
         }
         self.replace_rules(&config);
+        self.upstreams.store(all_upstreams(&table));
         self.service.table.store(Arc::new(table));
-        self.rates.set(&config.upstreams);
+        self.upstream_context.rates.set(&config.upstreams);
+        self.upstream_context.health.keep(&config.upstreams);
+        self.admin_token.set(token);
         self.service.client_rates.set(config.access.client_rate);
         self.trusted.set(config.server.trusted_networks.clone());
         self.admin_hosts.store(Arc::new(allowed_hosts(&config, &config.admin.allowed_hosts)));
@@ -290,6 +332,21 @@ fn caches(config: &Config, context: CacheContext) -> Caches {
         deletions: Deletions::kept(deletions_in(config)),
         grants: Grants::new(&cache, trusted, tasks, end),
     }
+}
+
+/// The upstreams that requests are routed to.
+fn all_upstreams(table: &Table) -> Arc<Vec<Upstream>> {
+    Arc::new(table.routes.upstreams().cloned().collect())
+}
+
+/// Opens the control socket, and serves it as one of `tasks` until `end`. Blocks.
+fn serve_control(config: &Config, api: Api, (tasks, end): (&TaskTracker, &CancellationToken)) -> Result<(), Error> {
+    if let Some((socket, listener)) = ControlSocket::open(&config.admin, config.state_directory.as_deref())? {
+        let listener = tokio::net::UnixListener::from_std(listener);
+        let listener = listener.map_err(|source| SocketError::Io { path: socket.path().to_owned(), source })?;
+        tasks.spawn(control::run((socket, listener), api, end.clone()));
+    }
+    Ok(())
 }
 
 fn admin_listener(

@@ -143,6 +143,11 @@ impl<U> Routes<U> {
         routes
     }
 
+    /// All upstreams, in the order of the configuration.
+    pub fn upstreams(&self) -> impl Iterator<Item = &U> {
+        self.upstreams.iter().map(|routed| &routed.upstream)
+    }
+
     /// Where a request goes.
     ///
     /// # Errors

@@ -17,10 +17,18 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// The group that may use the control socket; `None`: only forebay's user.
     pub socket_group: Option<String>,
+    /// The file with the token that clients of the admin listener show to use the control API; `None`: there is none.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 5001).into(), allowed_hosts: Vec::new(), socket: None, socket_group: None }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 5001).into(),
+            allowed_hosts: Vec::new(),
+            socket: None,
+            socket_group: None,
+            token_file: None,
+        }
     }
 }

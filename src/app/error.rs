@@ -3,7 +3,7 @@
 use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
 
 use crate::{
-    admin::control_socket::SocketError,
+    admin::{TokenError, control_socket::SocketError},
     auth,
     cache::storage,
     config::{Config, Key},
@@ -42,6 +42,8 @@ pub enum Error {
     Randomness(#[from] NoRandomSource),
     #[error("cannot listen")]
     Listen(#[from] ListenError),
+    #[error("admin.token_file")]
+    AdminToken(#[from] TokenError),
     #[error("admin.socket")]
     Control(#[from] SocketError),
     #[error("cannot listen on the admin address {address}")]
@@ -59,6 +61,7 @@ impl Error {
             | Self::NoState
             | Self::Proxy(_)
             | Self::StateKey(KeyError::Short { .. })
+            | Self::AdminToken(_)
             | Self::Tls(_) => true,
             Self::State(error) => error.is_configuration(),
             Self::Control(error) => error.is_configuration(),
@@ -85,6 +88,7 @@ impl Error {
                 let field = config.server.tls.as_ref().and_then(|tls| field_of_tls(tls, error));
                 field.map_or(section.clone(), |field| section.field(field))
             }
+            Self::AdminToken(_) => Key::new("admin").field("token_file"),
             Self::Control(SocketError::NoGroup { .. } | SocketError::Group { .. }) => {
                 Key::new("admin").field("socket_group")
             }
@@ -103,6 +107,7 @@ impl Error {
             | Self::PushKey(_)
             | Self::State(_)
             | Self::StateKey(_)
+            | Self::AdminToken(_)
             | Self::Control(_)
             | Self::Tls(_) => self.source().map(|source| ErrorChain(source).to_string()).unwrap_or_default(),
             _ => ErrorChain(self).to_string(),

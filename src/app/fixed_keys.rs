@@ -90,7 +90,7 @@ impl Fixed {
     }
 
     fn keep_admin(&mut self, start: &admin::Config, new: &mut admin::Config) {
-        let admin::Config { listen, allowed_hosts: _, socket, socket_group } = new;
+        let admin::Config { listen, allowed_hosts: _, socket, socket_group, token_file: _ } = new;
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
         self.keep("admin.listen", &start.listen, listen, ToString::to_string);
         self.keep("admin.socket", &start.socket, socket, |path| or_none(path.as_deref().map(path_text)));

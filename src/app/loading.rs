@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::error::Error;
 use crate::{
+    admin::TokenFile,
     auth::{self, AccessControl},
     cache::{DiskStore, DownloadResult},
     config::Config,
@@ -14,7 +15,7 @@ use crate::{
     route::{AllowedHosts, Routes},
     state_dir::{self, StateDirectory},
     transport::ReloadableTls,
-    upstream::{self, Context, FailureCause, RateTable, ReadBudget, TokenResult, Upstream, proxy},
+    upstream::{self, Context, FailureCause, HealthTable, RateTable, ReadBudget, TokenResult, Upstream, proxy},
 };
 
 /// Loads all that the configuration names, and returns the upstreams in the file's order. An error here keeps [`App::start`] from
@@ -26,25 +27,31 @@ use crate::{
 /// The first key whose value cannot be used.
 pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
+    config.admin.token_file.as_deref().map(TokenFile::load).transpose()?;
     AccessControl::load(&config.access)?;
     auth::check_push_users(&config.access)?;
     Seal::check(&config.push)?;
     config.state_directory.as_deref().map_or(Ok(()), state_dir::check)?;
     DiskStore::check(&config.cache)?;
-    upstreams(config, &Metrics::new()?, "forebay-check", &ReadBudget::default(), &RateTable::default())
+    upstreams(config, &upstream_context(Metrics::new()?, "forebay-check"))
+}
+
+/// What all upstreams share. `pseudonym`: the name of this process in `Via`.
+pub(super) fn upstream_context(metrics: Metrics, pseudonym: &str) -> Context {
+    Context {
+        metrics,
+        via: via(pseudonym).into(),
+        budget: ReadBudget::default(),
+        rates: RateTable::default(),
+        health: HealthTable::default(),
+    }
 }
 
 /// Routes, upstreams and the key of upload URLs: all that requests are routed by.
-pub(super) fn table(
-    config: &Config,
-    metrics: &Metrics,
-    pseudonym: &str,
-    budget: &ReadBudget,
-    rates: &RateTable,
-) -> Result<Table, Error> {
-    let upstreams = upstreams(config, metrics, pseudonym, budget, rates)?;
+pub(super) fn table(config: &Config, context: &Context) -> Result<Table, Error> {
+    let upstreams = upstreams(config, context)?;
     for upstream in &upstreams {
-        metrics.upstream_configured::<TokenResult, DownloadResult, FailureCause>(upstream.name());
+        context.metrics.upstream_configured::<TokenResult, DownloadResult, FailureCause>(upstream.name());
     }
     Seal::check(&config.push)?;
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
@@ -77,21 +84,9 @@ fn seal(config: &Config) -> Result<Seal, Error> {
     Seal::kept(&state, &config.cache.directory).map_err(Error::StateKey)
 }
 
-fn upstreams(
-    config: &Config,
-    metrics: &Metrics,
-    pseudonym: &str,
-    budget: &ReadBudget,
-    rates: &RateTable,
-) -> Result<Vec<Upstream>, Error> {
+fn upstreams(config: &Config, context: &Context) -> Result<Vec<Upstream>, Error> {
     let build = |(index, config): (usize, &upstream::Config)| {
-        let context = Context {
-            metrics: metrics.clone(),
-            via: via(pseudonym).into(),
-            budget: budget.clone(),
-            rates: rates.clone(),
-        };
-        let upstream = Upstream::new(config, context);
+        let upstream = Upstream::new(config, context.clone());
         upstream
             .and_then(|upstream| upstream.check_credentials().map(|()| upstream))
             .map_err(|source| Error::Upstream { index, name: config.name.clone(), source })

@@ -1,29 +1,24 @@
-//! The running configuration: what the control socket tells of it, and what the log warns of.
+//! The running configuration: what the control API tells of it, and what the log warns of.
 
 use std::{net::SocketAddr, path::Path, time::SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     check::{Facts, Ports, Warning, warnings},
-    error::Error,
     fixed_keys::is_fixed_at_start,
     warnings::{warn_of_open_content, warn_of_push_users},
 };
 use crate::{
-    admin::{
-        control::{self, ConfigDocument},
-        control_socket::{ControlSocket, SocketError},
-    },
+    admin::api::ConfigDocument,
     config::{Config, Key, Loaded, Origins, Place, show},
 };
 
 /// Tells the configuration of this process to commands and to the log.
 pub(super) struct Running {
-    document: ConfigDocument,
-    started: SystemTime,
+    pub document: ConfigDocument,
+    pub started: SystemTime,
     /// Where the keys that only a start changes come from.
     start_origins: Origins,
     /// Where the registry listens.
@@ -35,26 +30,13 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Opens the control socket, and serves it as one of `tasks` until `end`. Blocks.
-    ///
-    /// # Errors
-    /// The configured socket cannot be opened.
-    pub(super) fn start(
-        loaded: &Loaded,
-        (registry, admin): (Vec<SocketAddr>, SocketAddr),
-        (tasks, end): (&TaskTracker, &CancellationToken),
-    ) -> Result<Self, Error> {
-        let config = &loaded.config;
+    /// `registry` and `admin`: where this process listens.
+    pub(super) fn new(loaded: &Loaded, registry: Vec<SocketAddr>, admin: SocketAddr) -> Self {
         let (document, told) = Default::default();
         let (started, start_origins) = (SystemTime::now(), loaded.origins.clone());
         let running = Self { document, started, start_origins, registry, admin, told };
-        running.publish(config, loaded, None);
-        if let Some((socket, listener)) = ControlSocket::open(&config.admin, config.state_directory.as_deref())? {
-            let listener = tokio::net::UnixListener::from_std(listener);
-            let listener = listener.map_err(|source| SocketError::Io { path: socket.path().to_owned(), source })?;
-            tasks.spawn(control::run((socket, listener), running.document.clone(), end.clone()));
-        }
-        Ok(running)
+        running.publish(&loaded.config, loaded, None);
+        running
     }
 
     /// `config` is what runs: after a reload it may differ from what was `loaded`. `reloaded`: when it was reloaded last.

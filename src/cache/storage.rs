@@ -62,8 +62,10 @@ pub use self::{
     inspect::{InspectedObject, Inspection, SHARDS, is_damage},
     io_limits::{begin_write, change, write},
     kind::ObjectKind,
+    lru_index::Usage,
     object::Landing,
     partial_map::{ChunkRecord, PartialMap, map_size},
+    report::StoreStatus,
     reservation::{NoSpace, Purpose, Reservation, Short},
     stored_blob::{MAX_OPEN, Pin, StoredBlob},
     temp_blob::{ChunkNotes, Leftover, TempBlob},
@@ -97,6 +99,8 @@ pub struct DiskStore(Arc<DiskStoreInner>);
 struct DiskStoreInner {
     root: PathBuf,
     min_free: AtomicU64,
+    /// What the file system had free when it was last asked, in bytes.
+    free: AtomicU64,
     index: LruIndex,
     /// One reservation at a time ends downloads and readers, so that none are ended for room that downloads and readers
     /// which are already ending will free.
@@ -146,6 +150,7 @@ impl DiskStore {
         index.set_minute(minute());
         let store = Self(Arc::new(DiskStoreInner {
             min_free: AtomicU64::new(config.min_free),
+            free: AtomicU64::new(report::NOT_KNOWN),
             index,
             ending: Semaphore::new(1),
             scanned: watch::Sender::new(false),

@@ -20,6 +20,7 @@ pub(super) struct AdminSection {
     allowed_hosts: Vec<String>,
     socket: Option<PathBuf>,
     socket_group: Option<String>,
+    token_file: Option<PathBuf>,
 }
 
 impl AdminSection {
@@ -49,14 +50,17 @@ impl AdminSection {
             document.refuse(&key, problem);
         }
         let allowed_hosts = allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts);
-        let key = section.field("socket");
-        let socket = match self.socket {
-            Some(path) if path.as_os_str().is_empty() => return Err(document.error(&key, "must not be empty")),
-            socket => socket.map(|path| document.resolve(&key, &path)),
+        let path = |field: &str, path: Option<PathBuf>| {
+            let key = section.field(field);
+            match path {
+                Some(path) if path.as_os_str().is_empty() => Err(document.error(&key, "must not be empty")),
+                path => Ok(path.map(|path| document.resolve(&key, &path))),
+            }
         };
+        let (socket, token_file) = (path("socket", self.socket)?, path("token_file", self.token_file)?);
         if self.socket_group.as_deref() == Some("") {
             return Err(document.error(&section.field("socket_group"), "must not be empty"));
         }
-        Ok(Config { listen, allowed_hosts, socket, socket_group: self.socket_group })
+        Ok(Config { listen, allowed_hosts, socket, socket_group: self.socket_group, token_file })
     }
 }

@@ -203,12 +203,13 @@ impl Settings {
     }
 
     fn admin(&mut self, config: &admin::Config) {
-        let admin::Config { listen, allowed_hosts, socket, socket_group } = config;
+        let admin::Config { listen, allowed_hosts, socket, socket_group, token_file } = config;
         self.in_section(Section::Table("admin"));
         self.put("listen", listen.to_string());
         self.list("allowed_hosts", allowed_hosts);
         self.path("socket", socket.as_deref());
         self.text("socket_group", socket_group.as_deref());
+        self.path("token_file", token_file.as_deref());
     }
 
     fn cache(&mut self, config: &cache::Config) {

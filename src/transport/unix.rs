@@ -7,7 +7,6 @@ use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -18,7 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::http_protocol::http1_builder;
+use super::{BoxError, http_protocol::http1_builder};
 
 /// How many clients are served at a time; the others wait in the kernel.
 const MAX_CLIENTS: usize = 32;
@@ -33,7 +32,9 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Responds to requests of programs of this machine. Who may connect is decided by the mode of the socket.
 pub trait HandleLocal: Send + Sync + 'static {
-    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// Serves until `shutdown`.
@@ -89,6 +90,7 @@ async fn serve_client<H: HandleLocal>(client: UnixStream, handler: Arc<H>, shutd
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         time::Instant,
@@ -99,6 +101,8 @@ mod tests {
     struct Echo;
 
     impl HandleLocal for Echo {
+        type Body = Full<Bytes>;
+
         async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
             Response::new(Full::from(request.uri().path().to_owned()))
         }

@@ -50,6 +50,7 @@ use super::{
     Access, Config, Context, UpstreamTimeouts,
     error::{Error, ErrorKind},
     head,
+    health::HealthLog,
     rates::UpstreamRates,
     redacted_url::RedactedUrl,
     setup_error::SetupError,
@@ -73,6 +74,7 @@ pub(super) struct Sender {
     filter: AddressFilter,
     pub(super) timeouts: UpstreamTimeouts,
     rates: Arc<UpstreamRates>,
+    health: Arc<HealthLog>,
     metrics: Metrics,
 }
 
@@ -103,8 +105,8 @@ impl Sender {
             Access::Shared => None,
             Access::Client { ttl, .. } => Some(ttl),
         });
-        let rates = context.rates.of(&config.name);
-        Ok(Self { upstream, clients, breakers, throttle, late, ca_flaws, filter, timeouts, rates, metrics })
+        let (rates, health) = (context.rates.of(&config.name), context.health.of(&config.name));
+        Ok(Self { upstream, clients, breakers, throttle, late, ca_flaws, filter, timeouts, rates, health, metrics })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -326,6 +328,9 @@ impl Sender {
         self.metrics.upstream_request(&self.upstream, operation, status);
         let took = begun.elapsed();
         self.metrics.upstream_request_took(&self.upstream, operation, took);
+        if result.is_ok() {
+            self.health.note_latency(took);
+        }
         tracing::debug!(
             upstream = %self.upstream,
             operation = operation.as_str(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{rates::RateTable, response::document_budget::ReadBudget};
+use super::{health::HealthTable, rates::RateTable, response::document_budget::ReadBudget};
 use crate::metrics::Metrics;
 
 #[derive(Clone)]
@@ -14,6 +14,8 @@ pub struct Context {
     pub budget: ReadBudget,
     /// The rates of all upstreams.
     pub rates: RateTable,
+    /// How all upstreams are.
+    pub health: HealthTable,
 }
 
 #[cfg(test)]
@@ -24,6 +26,7 @@ impl Context {
             via: "1.1 forebay-test".into(),
             budget: ReadBudget::default(),
             rates: RateTable::default(),
+            health: HealthTable::default(),
         }
     }
 }

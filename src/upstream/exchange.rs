@@ -66,6 +66,9 @@ impl UpstreamState {
         {
             self.metrics().upstream_ratelimit(self.name(), announced.limit, announced.remaining);
             endpoint.low_quota.note(principal, announced);
+            if principal.is_none() {
+                self.health.note_rate_limit(announced);
+            }
         }
         Ok(followed)
     }

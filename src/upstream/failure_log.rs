@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     error::{Error, ErrorKind},
     failure_cause::FailureCause,
+    health::HealthLog,
 };
 use crate::{
     error_chain::ErrorChain,
@@ -23,6 +24,7 @@ use crate::{
 pub(super) struct FailureLog {
     upstream: Arc<str>,
     metrics: Metrics,
+    health: Arc<HealthLog>,
     lines: LineLimit<FailureCause>,
     outage: Mutex<Outage>,
 }
@@ -43,9 +45,9 @@ struct Ended {
 }
 
 impl FailureLog {
-    pub(super) fn new(upstream: Arc<str>, metrics: Metrics) -> Self {
+    pub(super) fn new(upstream: Arc<str>, metrics: Metrics, health: Arc<HealthLog>) -> Self {
         let lines = LineLimit::new(LINE_INTERVAL, FailureCause::ALL.len());
-        Self { upstream, metrics, lines, outage: Mutex::default() }
+        Self { upstream, metrics, health, lines, outage: Mutex::default() }
     }
 
     /// Counts and logs a request, or a body, that failed at one of the URLs.
@@ -56,6 +58,7 @@ impl FailureLog {
         }
         let Some(cause) = error.failure_cause() else { return };
         self.metrics.upstream_error(&self.upstream, cause);
+        self.health.note_failure(cause);
         let Some(left_out) = self.failed(cause) else { return };
         let (upstream, cause, chain) = (&self.upstream, cause.as_str(), ErrorChain(error));
         if error.kind == ErrorKind::OurCredentials {
@@ -72,6 +75,7 @@ impl FailureLog {
     /// Notes whether a request was answered by none of the URLs.
     pub(super) fn settle(&self, is_down: bool) {
         self.metrics.upstream_up(&self.upstream, !is_down);
+        self.health.note_answer(is_down);
         if let Some(Ended { lasted, requests }) = self.ended(is_down) {
             let seconds = lasted.as_secs();
             tracing::info!(upstream = %self.upstream, seconds, requests, "the upstream answers again");
@@ -104,7 +108,7 @@ mod tests {
     use super::*;
 
     fn log() -> FailureLog {
-        FailureLog::new("fake.example".into(), Metrics::new().unwrap())
+        FailureLog::new("fake.example".into(), Metrics::new().unwrap(), Arc::default())
     }
 
     #[tokio::test(start_paused = true)]

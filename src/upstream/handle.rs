@@ -12,6 +12,7 @@ use super::{
     client::{ca_file::CaFlaws, outbound_request::RequestMode},
     context::Context,
     error::Error,
+    health::Health,
     identity::Registry,
     mirrors::Mirrors,
     principal::{ClientCredential, Principal, Verdict},
@@ -194,6 +195,11 @@ impl Upstream {
     /// Whether less than a tenth is left of the rate limit that it announced for this client, or for forebay.
     pub(crate) fn is_near_rate_limit(&self) -> bool {
         self.state.is_near_rate_limit(self.client.as_ref().map(|client| client.principal))
+    }
+
+    /// How it is, as far as requests have shown.
+    pub(crate) fn health(&self) -> Health {
+        self.state.health.health()
     }
 
     /// Whether forebay has credentials of its own for it.

@@ -21,6 +21,7 @@ mod failure_cause;
 mod failure_log;
 mod handle;
 mod head;
+mod health;
 mod identity;
 mod list;
 mod login;
@@ -53,6 +54,7 @@ pub use self::{
     error::{Error, ErrorKind},
     failure_cause::FailureCause,
     handle::Upstream,
+    health::{Health, HealthTable},
     identity::{Registry, UrlHashes},
     list::Forwarded,
     manifest::{ManifestBody, ManifestHead},

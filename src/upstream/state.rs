@@ -14,6 +14,7 @@ use super::{
     client::Sender,
     endpoint::Endpoint,
     failure_log::FailureLog,
+    health::HealthLog,
     identity::Registry,
     principal::ClientCredential,
     rates::UpstreamRates,
@@ -50,6 +51,7 @@ pub(super) struct UpstreamState {
     received: Arc<AtomicU64>,
     pub(super) failures: Arc<FailureLog>,
     rates: Arc<UpstreamRates>,
+    pub(super) health: Arc<HealthLog>,
     metrics: Metrics,
 }
 
@@ -58,6 +60,7 @@ impl UpstreamState {
         if config.urls.is_empty() {
             return Err(SetupError::NoUrl { upstream: config.name.clone() });
         }
+        let health = context.health.of(&config.name);
         Ok(Self {
             name: config.name.clone(),
             registry: Registry::new(&config.name, &config.urls),
@@ -75,8 +78,9 @@ impl UpstreamState {
             access: config.access,
             private_names: private_names(config),
             received: Arc::default(),
-            failures: Arc::new(FailureLog::new(config.name.clone(), context.metrics.clone())),
+            failures: Arc::new(FailureLog::new(config.name.clone(), context.metrics.clone(), health.clone())),
             rates: context.rates.of(&config.name),
+            health,
             metrics: context.metrics.clone(),
         })
     }

@@ -1,42 +1,30 @@
-//! The operator's listener, and the control socket.
+//! The operator's listener, the control socket, and the API on both.
 
+pub mod api;
 pub mod control;
 
-use forebay::{
-    admin::{self, Readiness},
-    metrics::Metrics,
-};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, test_server::client, wire};
 
-use forebay_test_support::{test_server::client, until::soon};
-
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_health_and_readiness() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let url = format!("http://{address}");
-    let (metrics, readiness, shutdown) = (Metrics::new().unwrap(), Readiness::default(), CancellationToken::new());
-    let hosts = std::sync::Arc::default();
-    let running = tokio::spawn(admin::run(listener, metrics.clone(), readiness.clone(), hosts, shutdown.clone()));
-    let client = client();
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let address = mirror.app().admin_addr();
+    let (url, client) = (format!("http://{address}"), client());
     let get = async |path: &str| {
         let response = client.get(format!("{url}{path}")).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     };
 
     assert_eq!(get("/healthz").await, (200, "ok\n".to_owned()));
-    assert_eq!(get("/readyz").await, (503, "starting\n".to_owned()));
-    readiness.set_ready();
     assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
-    readiness.set_draining();
+    mirror.app().announce_drain();
     assert_eq!(get("/readyz").await, (503, "draining\n".to_owned()));
     assert_eq!(get("/healthz").await, (200, "ok\n".to_owned()));
 
-    metrics.evicted(7);
     let (status, text) = get("/metrics").await;
     assert_eq!(status, 200);
-    assert!(text.contains("forebay_evicted_bytes_total 7\n") && text.contains("forebay_build_info{"), "{text}");
+    assert!(text.contains("forebay_evicted_bytes_total 0\n") && text.contains("forebay_build_info{"), "{text}");
     // The operator's own connections are not clients.
     assert!(text.contains("forebay_connections 0\n"), "{text}");
     let response = client.get(format!("{url}/metrics?x=y")).send().await.unwrap();
@@ -51,12 +39,8 @@ async fn metrics_health_and_readiness() {
     let post = client.post(format!("{url}/readyz")).send().await.unwrap();
     assert_eq!((post.status().as_u16(), post.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
 
-    let hostless =
-        forebay_test_support::wire::send(address, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").await;
+    let hostless = wire::send(address, "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").await;
     assert_eq!((hostless.status, hostless.header("x-content-type-options")), (400, Some("nosniff")));
-    let old = forebay_test_support::wire::send(address, "GET /healthz HTTP/1.0\r\n\r\n").await;
+    let old = wire::send(address, "GET /healthz HTTP/1.0\r\n\r\n").await;
     assert_eq!(old.status, 200);
-
-    shutdown.cancel();
-    soon("the end of the admin listener", running).await.unwrap();
 }

@@ -35,7 +35,9 @@ use std::sync::Arc;
 use forebay::{
     metrics::Metrics,
     oci::{Accept, Digest, Reference, Repository},
-    upstream::{BlobRange, BlobStream, Config, Context, Error, ErrorKind, IsList, RateTable, ReadBudget, Upstream},
+    upstream::{
+        BlobRange, BlobStream, Config, Context, Error, ErrorKind, HealthTable, IsList, RateTable, ReadBudget, Upstream,
+    },
 };
 use http::{HeaderMap, HeaderValue, header};
 use url::Url;
@@ -61,7 +63,8 @@ impl Subject {
         let metrics = Metrics::new().unwrap();
         let rates = RateTable::default();
         rates.set(std::slice::from_ref(config));
-        let context = Context { metrics: metrics.clone(), via: Arc::from("1.1 forebay-test"), budget, rates };
+        let (via, health) = (Arc::from("1.1 forebay-test"), HealthTable::default());
+        let context = Context { metrics: metrics.clone(), via, budget, rates, health };
         Self { upstream: Upstream::new(config, context).unwrap(), metrics }
     }
 

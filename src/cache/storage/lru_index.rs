@@ -73,7 +73,7 @@ pub struct Totals {
 }
 
 /// All that counts against `max_size`, in bytes on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// By [`ObjectKind`], in the order of [`ObjectKind::EVERY`].
     pub totals: [Totals; ObjectKind::EVERY.len()],
@@ -157,7 +157,7 @@ impl LruIndex {
     }
 
     /// The most bytes on disk and reserved.
-    fn max_size(&self) -> u64 {
+    pub fn max_size(&self) -> u64 {
         self.max_size.load(Ordering::Relaxed)
     }
 

@@ -3,10 +3,30 @@
 //! The sums change with each reservation, so they are read when the metrics are. The free space of the file system is
 //! noted whenever forebay asks for it, and once a minute: a disk that hangs must not hang the metrics.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
 
-use super::{DiskStore, ObjectKind};
+use super::{DiskStore, ObjectKind, Usage};
 use crate::metrics::Metrics;
+
+/// How full the cache is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreStatus {
+    pub usage: Usage,
+    pub max_bytes: u64,
+    /// What the file system had free when it was last asked, a minute ago at most; `None`: it does not answer.
+    pub free_bytes: Option<u64>,
+    /// Whether the start-up scan is complete.
+    pub is_scanned: bool,
+    /// When the object was used that was used the longest time ago; `None`: not known yet, or there is none.
+    pub oldest_use: Option<SystemTime>,
+}
+
+/// No file system has as many bytes.
+pub(super) const NOT_KNOWN: u64 = u64::MAX;
 
 impl DiskStore {
     /// Has the metrics say what is there whenever they are read, for as long as the store is open.
@@ -18,6 +38,19 @@ impl DiskStore {
             }
         });
         self.note_free();
+    }
+
+    /// How full the cache is. Does not touch the disk.
+    pub fn status(&self) -> StoreStatus {
+        let index = &self.0.index;
+        let oldest = index.oldest_use().filter(|_| self.is_scanned());
+        StoreStatus {
+            usage: index.usage(),
+            max_bytes: index.max_size(),
+            free_bytes: Some(self.0.free.load(Ordering::Relaxed)).filter(|free| *free != NOT_KNOWN),
+            is_scanned: self.is_scanned(),
+            oldest_use: oldest.map(|minute| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(minute) * 60)),
+        }
     }
 
     fn tell(&self, metrics: &Metrics) {
@@ -37,12 +70,14 @@ impl DiskStore {
         let stat = rustix::fs::statvfs(&self.0.root)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         self.0.metrics.cache_filesystem_free(free);
+        self.0.free.store(free, Ordering::Relaxed);
         Ok(free)
     }
 
     /// Has the metrics say how much is free. Blocks.
     pub(super) fn note_free(&self) {
         if let Err(error) = self.free() {
+            self.0.free.store(NOT_KNOWN, Ordering::Relaxed);
             tracing::warn!(%error, "cannot ask the file system of the cache for its free space");
         }
     }

@@ -24,6 +24,7 @@ listen = "127.0.0.1:5011"
 allowed_hosts = ["admin.lan"]
 socket = "control.sock"
 socket_group = "operators"
+token_file = "/etc/forebay/admin.token"
 [cache]
 directory = "cache"
 max_size = 123456789

@@ -27,6 +27,7 @@ use super::{
         client::Sender,
         endpoint::Endpoint,
         error::{Error, ErrorKind},
+        health::HealthLog,
         redacted_url::RedactedUrl,
         response::refusal::Refusal,
         setup_error::SetupError,
@@ -84,6 +85,7 @@ pub(in crate::upstream) struct Authenticator {
     /// When a token was last renewed because of a 403.
     pub(super) renewed: Mutex<Option<Instant>>,
     pub(super) metrics: Metrics,
+    pub(super) health: Arc<HealthLog>,
 }
 
 impl Authenticator {
@@ -99,6 +101,7 @@ impl Authenticator {
             unrelated_refusal: Mutex::default(),
             renewed: Mutex::default(),
             metrics: context.metrics.clone(),
+            health: context.health.of(&config.name),
         })
     }
 

@@ -106,11 +106,13 @@ impl Authenticator {
         if self.credentials.note_refused(credential, at).await {
             // The requests that fail of it are logged.
             self.metrics.upstream_credentials(&self.upstream, false);
+            self.health.note_credentials(false);
         }
     }
 
     pub(super) fn note_credential_accepted(&self, credential: &Arc<Credential>) {
         self.metrics.upstream_credentials(&self.upstream, true);
+        self.health.note_credentials(true);
         if self.credentials.note_accepted(credential) {
             tracing::info!(upstream = %self.upstream, "the upstream accepts forebay's own credentials again");
         }

@@ -141,6 +141,7 @@ async fn a_ca_file_that_is_none_is_said_at_start() {
             via: "1.1 x".into(),
             budget: Default::default(),
             rates: Default::default(),
+            health: Default::default(),
         };
         Upstream::new(&Config { ca: Some(path), ..config(&registry) }, context).unwrap_err()
     };

@@ -1,0 +1,158 @@
+//! The control API: what operators ask of the running forebay, and what they have it do.
+//!
+//! One handler serves the control socket and the admin listener; [`access`] decides what each caller may do. Each resource is
+//! a file below this one.
+//!
+//! What must hold: a request names a resource, and the resource says what it needs before anything of it is read.
+
+pub(crate) mod access;
+mod events;
+mod parameters;
+mod response;
+mod status;
+mod upstream_test;
+mod upstreams;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use self::{
+    access::{Caller, Need, admit},
+    response::{json, text},
+};
+pub(crate) use self::{
+    response::{ApiBody, ApiError, boxed, error},
+    status::{LastReload, StatusSources},
+    upstream_test::UpstreamTests,
+};
+use crate::upstream::Upstream;
+
+/// Below which all resources are.
+pub(crate) const ROOT: &str = "/api/v1/";
+
+/// The running configuration as JSON: the composition root makes it, and makes it anew at a reload. A cheap handle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConfigDocument(Arc<ArcSwap<Bytes>>);
+
+impl ConfigDocument {
+    pub(crate) fn set(&self, json: Bytes) {
+        self.0.store(Arc::new(json));
+    }
+}
+
+/// The configured upstreams in the order of the file; replaced at a reload.
+pub(crate) type CurrentUpstreams = Arc<ArcSwap<Vec<Upstream>>>;
+
+/// What the API tells of, and changes.
+pub(crate) struct Sources {
+    pub config: ConfigDocument,
+    pub upstreams: CurrentUpstreams,
+    pub status: StatusSources,
+    pub tests: UpstreamTests,
+}
+
+/// The handler of the API. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Sources>);
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resource<'a> {
+    Config,
+    Status,
+    Upstreams,
+    /// By the name of the upstream.
+    UpstreamTest(&'a str),
+}
+
+/// What a request does to a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Action<'a> {
+    resource: Resource<'a>,
+    need: Need,
+}
+
+/// What there is, for a request that names something else.
+const RESOURCES: &str = "config, status, upstreams and upstreams/{name}/test";
+
+impl<'a> Action<'a> {
+    /// What the request is for.
+    fn of(method: &Method, path: &'a str) -> Result<Self, ApiError> {
+        let parts: Vec<&str> = path.strip_prefix(ROOT).unwrap_or_default().split('/').collect();
+        let (resource, need) = match *parts {
+            ["config"] => (Resource::Config, Need::Read),
+            ["status"] => (Resource::Status, Need::Read),
+            ["upstreams"] => (Resource::Upstreams, Need::Read),
+            ["upstreams", name, "test"] => (Resource::UpstreamTest(name), Need::Change),
+            _ => {
+                let why = format!("there is no such resource; below {ROOT} there are {RESOURCES}");
+                return Err(ApiError::new(StatusCode::NOT_FOUND, why));
+            }
+        };
+        match (need, method) {
+            (Need::Read, &Method::GET | &Method::HEAD) | (Need::Change, &Method::POST) => Ok(Self { resource, need }),
+            (Need::Read, _) => Err(ApiError::method("GET, HEAD")),
+            (Need::Change, _) => Err(ApiError::method("POST")),
+        }
+    }
+}
+
+impl Api {
+    pub(crate) fn new(sources: Sources) -> Self {
+        Self(Arc::new(sources))
+    }
+
+    /// Responds to a request by this caller.
+    pub(crate) async fn respond(&self, request: Request<Incoming>, caller: Caller) -> Response<ApiBody> {
+        let (head, _body) = request.into_parts();
+        self.answer(&head.method, (head.uri.path(), head.uri.query()), caller).unwrap_or_else(|refused| error(&refused))
+    }
+
+    fn answer(
+        &self,
+        method: &Method,
+        (path, query): (&str, Option<&str>),
+        caller: Caller,
+    ) -> Result<Response<ApiBody>, ApiError> {
+        let action = Action::of(method, path)?;
+        admit(caller, action.need)?;
+        parameters::check(query, &[])?;
+        Ok(match action.resource {
+            Resource::Config => text(StatusCode::OK, Bytes::clone(&self.0.config.0.load())),
+            Resource::Status => json(&self.0.status.document(&self.0.upstreams.load())),
+            Resource::Upstreams => json(&upstreams::document(&self.0.upstreams.load())),
+            Resource::UpstreamTest(name) => self.0.tests.run(&self.0.upstreams.load(), name)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_says_what_it_needs_before_it_is_served() {
+        fn of(method: Method, path: &str) -> Result<(Resource<'_>, Need), ApiError> {
+            Action::of(&method, path).map(|action| (action.resource, action.need))
+        }
+        for (path, resource) in
+            [("config", Resource::Config), ("status", Resource::Status), ("upstreams", Resource::Upstreams)]
+        {
+            let path = format!("{ROOT}{path}");
+            assert_eq!(of(Method::GET, &path), Ok((resource, Need::Read)));
+            assert_eq!(of(Method::HEAD, &path), Ok((resource, Need::Read)));
+            assert_eq!(of(Method::POST, &path), Err(ApiError::method("GET, HEAD")));
+            assert_eq!(of(Method::DELETE, &path), Err(ApiError::method("GET, HEAD")));
+        }
+        let test = "/api/v1/upstreams/harbor.lan:8443/test";
+        assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443"), Need::Change)));
+        assert_eq!(of(Method::GET, test), Err(ApiError::method("POST")));
+        for path in ["/api/v1/", "/api/v1", "/metrics", "/api/v1/config/", "/api/v1//config", "/api/v2/config"] {
+            assert_eq!(of(Method::GET, path).unwrap_err().status, StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The control API on the admin listener: who may ask, and what is told.
+
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, When},
+    mirror::{Answer, Mirror},
+    test_server::client,
+    until::until,
+    wire,
+};
+use serde_json::Value;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A GET of a resource with these header lines.
+async fn get(mirror: &Mirror, resource: &str, host: &str, lines: &str) -> Answer {
+    let request = format!("GET /api/v1/{resource} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{lines}\r\n");
+    wire::send(mirror.app().admin_addr(), &request).await
+}
+
+async fn document(mirror: &Mirror, resource: &str) -> Value {
+    let url = format!("http://{}/api/v1/{resource}", mirror.app().admin_addr());
+    let text = client().get(url).send().await.unwrap().text().await.unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_token_this_machine_reads_and_no_page_of_others() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for (host, lines, status) in [
+        ("localhost", "", 200),
+        ("127.0.0.1:5001", "Origin: http://127.0.0.1:5001\r\n", 200),
+        ("127.0.0.1:5001", "Sec-Fetch-Site: same-origin\r\n", 200),
+        // A token that none asked for changes nothing.
+        ("localhost", "Authorization: Bearer 0123456789abcdef\r\n", 200),
+        ("localhost", "Origin: http://evil.example\r\n", 403),
+        ("localhost", "Origin: null\r\n", 403),
+        ("localhost", "Sec-Fetch-Site: cross-site\r\n", 403),
+        // A name that its owner has resolved to this machine.
+        ("evil.example", "", 421),
+        ("evil.example", "Origin: http://evil.example\r\n", 421),
+    ] {
+        let answer = get(&mirror, "status", host, lines).await;
+        assert_eq!(answer.status, status, "{host} {lines}: {answer:?}");
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+    }
+    for (path, status) in [("status?x=1", 400), ("status/", 404), ("", 404), ("config", 200), ("upstreams", 200)] {
+        assert_eq!(get(&mirror, path, "localhost", "").await.status, status, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_token_only_its_owner_is_answered() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let file = mirror.cache_dir().with_file_name("admin.token");
+    std::fs::write(&file, TOKEN).unwrap();
+    mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+    for (host, lines, status) in [
+        ("localhost", String::new(), 401),
+        ("localhost", "Authorization: Bearer 0123456789abcdef\r\n".to_owned(), 401),
+        ("localhost", "Authorization: Basic MDEyOjM0NQ==\r\n".to_owned(), 401),
+        ("localhost", format!("Authorization: Bearer {TOKEN}\r\n"), 200),
+        ("localhost", format!("Authorization: Bearer {TOKEN}\r\nOrigin: http://evil.example\r\n"), 403),
+    ] {
+        let answer = get(&mirror, "upstreams", host, &lines).await;
+        assert_eq!(answer.status, status, "{lines}: {answer:?}");
+        let challenge = answer.header("www-authenticate");
+        assert_eq!(challenge, (status == 401).then_some("Bearer realm=\"forebay\""), "{lines}");
+    }
+    // What is no API needs none.
+    let health = wire::send(mirror.app().admin_addr(), "GET /readyz HTTP/1.0\r\n\r\n").await;
+    assert_eq!(health.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_file_that_cannot_be_used_is_refused() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let mut config = mirror.config().clone();
+    config.admin.token_file = Some("/nowhere/admin.token".into());
+    let error = mirror.app().reload(config).unwrap_err();
+    assert!(error.is_configuration() && error.to_string().contains("admin.token_file"), "{error}");
+    assert_eq!(document(&mirror, "status").await["config_reloaded"], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_asks_the_upstream_and_needs_a_token() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let test = async |mirror: &Mirror, name: &str, lines: &str| {
+        let line = format!("POST /api/v1/upstreams/{name}/test HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        wire::send(mirror.app().admin_addr(), &format!("{line}{lines}\r\n")).await
+    };
+    assert_eq!(test(&mirror, "fake.example", "").await.status, 403);
+    assert_eq!(registry.count(|_| true), 0);
+
+    let file = mirror.cache_dir().with_file_name("admin.token");
+    std::fs::write(&file, TOKEN).unwrap();
+    mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+    let told = async |mirror: &Mirror, name: &str| {
+        let url = format!("http://{}/api/v1/upstreams/{name}/test", mirror.app().admin_addr());
+        let response = client().post(url).bearer_auth(TOKEN).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let text = response.text().await.unwrap();
+        serde_json::from_str::<Value>(text.strip_prefix("event: done\ndata: ").unwrap()).unwrap()
+    };
+    let good = told(&mirror, "FAKE.example").await;
+    assert_eq!((&good["upstream"], &good["result"]), (&"fake.example".into(), &"ok".into()));
+    registry.fault(When::any(), Fault::status(500));
+    let bad = told(&mirror, "fake.example").await;
+    assert_eq!((&bad["result"], &bad["cause"]), (&"failed".into(), &"status".into()), "{bad}");
+    let unknown = test(&mirror, "other.example", &format!("Authorization: Bearer {TOKEN}\r\n")).await;
+    assert!(unknown.status == 404 && unknown.text().contains("there are fake.example"), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_fails_is_told_until_it_is_back() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let first = document(&mirror, "status").await;
+    assert_eq!((&first["state"], &first["upstreams"][0]["state"]), (&"ready".into(), &"unknown".into()));
+    assert_eq!(first["attention"], serde_json::json!([]));
+    assert!(first["cache"]["max_bytes"].as_u64().unwrap() > 0);
+
+    mirror.get("/v2/team/app/tags/list").await;
+    let answered = document(&mirror, "upstreams").await;
+    assert_eq!(answered["upstreams"][0]["state"], "ok");
+    assert!(answered["upstreams"][0]["latency"]["median_seconds"].as_f64().unwrap() >= 0.0);
+
+    registry.fault(When::any(), Fault::status(500));
+    mirror.get("/v2/team/other/tags/list").await;
+    let down = document(&mirror, "status").await;
+    assert_eq!(down["upstreams"][0]["state"], "down");
+    assert_eq!(down["upstreams"][0]["last_failure"]["cause"], "status");
+    assert_eq!(down["attention"][0], "fake.example does not answer: what is cached is still served");
+    // A reload forgets nothing.
+    mirror.app().reload(mirror.config().clone()).unwrap();
+    assert_eq!(document(&mirror, "upstreams").await["upstreams"][0]["state"], "down");
+
+    registry.heal();
+    until("the upstream is back", async || {
+        mirror.get("/v2/team/third/tags/list").await;
+        document(&mirror, "upstreams").await["upstreams"][0]["state"] == "ok"
+    })
+    .await;
+}
