@@ -33,7 +33,6 @@ use super::{
 use crate::{
     cache::Outcome,
     file_slice::FileSlice,
-    metrics::Metrics,
     oci::{ByteRange, Digest, ResolvedRange},
     small_file::is_lack_of_descriptors,
     upstream::{self, ContentNotes, ErrorKind, Upstream},
@@ -90,7 +89,6 @@ pub(crate) struct BlobCache {
     uncached: UncachedLimit,
     windows: Windows,
     captures: Captures,
-    metrics: Metrics,
     remarks: Warnings,
 }
 
@@ -98,12 +96,12 @@ impl BlobCache {
     /// Downloads run as tasks of `tasks` and end with `shutdown`.
     pub(crate) fn new(context: CacheContext, images: Images) -> Self {
         let CacheContext { config, store, metrics, tasks, end, trusted, .. } = context;
-        let windows = Windows::new(metrics.clone(), tasks.clone(), end.clone());
-        let downloads = Downloads::new(&config.load(), store.clone(), metrics.clone(), tasks, end);
+        let windows = Windows::new(tasks.clone(), end.clone());
+        let downloads = Downloads::new(&config.load(), store.clone(), metrics, tasks, end);
         let uncached = UncachedLimit::new(config.load().max_through, trusted.clone(), store.readers().clone());
         let prefetch = Prefetch::new(&config, images, store.clone(), downloads.clone(), trusted.clone());
         let captures = Captures::new(&config, store.clone(), downloads.clone(), trusted);
-        Self { store, downloads, prefetch, uncached, windows, captures, metrics, remarks: Warnings::default() }
+        Self { store, downloads, prefetch, uncached, windows, captures, remarks: Warnings::default() }
     }
 
     /// The cache may hold so many bytes now.
@@ -395,7 +393,7 @@ impl BlobCache {
         }
         let (reader, total) = match sharing {
             Sharing::Window(download) => UncachedReader::shared(&self.windows, source, download, transfer).await?,
-            Sharing::Alone => UncachedReader::alone(source, self.metrics.clone()).await.map_err(BlobError::Upstream)?,
+            Sharing::Alone => UncachedReader::alone(source).await.map_err(BlobError::Upstream)?,
         };
         self.note_remark(source, reader.remark());
         let reader = reader.counted(place);

@@ -73,7 +73,6 @@ use self::{
 };
 use super::{Source, storage::Purpose};
 use crate::{
-    metrics::Metrics,
     rate::HoldClock,
     upstream::{ContentNotes, Mirrors},
 };
@@ -83,7 +82,6 @@ pub(crate) struct Download {
     source: Source,
     /// Another download of the blob was running when this one began.
     beside: bool,
-    metrics: Metrics,
     state: Mutex<DownloadState>,
     /// The origin of the lead worker's bytes.
     flow: watch::Sender<TransferFlow>,
@@ -117,7 +115,7 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    fn new(source: Source, beside: bool, wanted: bool, metrics: Metrics, cancel: CancellationToken) -> Self {
+    fn new(source: Source, beside: bool, wanted: bool, cancel: CancellationToken) -> Self {
         let ends_workers = cancel.child_token();
         let hash = hasher::Hasher::new(source.digest.algorithm());
         let mut requests = WaitingRequests::default();
@@ -125,7 +123,6 @@ impl Download {
         Self {
             source,
             beside,
-            metrics,
             state: Mutex::new(DownloadState::new(Chunks::default())),
             flow: watch::Sender::new(TransferFlow::Asking),
             changed: watch::Sender::new(()),
@@ -250,10 +247,6 @@ impl Download {
             }
         };
         timeout(limit, admitted).await.is_ok()
-    }
-
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.metrics
     }
 
     /// The source for which the download was started.

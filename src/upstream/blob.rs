@@ -129,6 +129,15 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    /// Counts and logs that all of a blob came from here, and does not have its digest.
+    pub(crate) fn note_mismatch(&self, digest: &Digest) {
+        self.state.metrics().digest_mismatch(self.name());
+        let why = format!("upstream {} sent a blob that does not have the digest {digest}", self.name());
+        self.state.failures.note(&Error::new(ErrorKind::Protocol, why));
+    }
+}
+
 impl BlobStream {
     /// From now on this clock runs while the rate of the upstream holds bytes back.
     pub(crate) fn run(&mut self, clock: &Arc<HoldClock>) {

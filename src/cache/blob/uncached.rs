@@ -22,7 +22,6 @@ use super::{
     window_reader::{FromWindow, WindowReader},
 };
 use crate::{
-    metrics::Metrics,
     oci::Verifier,
     request_trace::RequestTrace,
     upstream::{self, ContentNotes, Mirrors},
@@ -53,7 +52,6 @@ enum BytesFrom {
 /// Present if the client gets the whole blob; a part cannot be verified.
 struct Check {
     source: Source,
-    metrics: Metrics,
     /// All bytes that came, and those that the client had before.
     front: Front,
     /// The piece that may be the last one.
@@ -64,9 +62,9 @@ struct Check {
 }
 
 impl Check {
-    fn new(source: Source, front: Front, metrics: Metrics) -> Self {
+    fn new(source: Source, front: Front) -> Self {
         let is_theirs = !front.is_in_file();
-        Self { source, metrics, front, held: None, is_theirs, done: false }
+        Self { source, front, held: None, is_theirs, done: false }
     }
 
     /// The next bytes of the reader's own transfer.
@@ -91,10 +89,10 @@ impl UncachedReader {
     }
 
     /// The whole blob, by a transfer for this reader only.
-    pub(crate) async fn alone(source: &Source, metrics: Metrics) -> Result<(Self, Option<u64>), upstream::Error> {
+    pub(crate) async fn alone(source: &Source) -> Result<(Self, Option<u64>), upstream::Error> {
         let transfer = Transfer::open(source, 0, None).await?;
         let (total, remark) = (transfer.total(), transfer.remark().clone());
-        let check = Check::new(source.clone(), Front::empty(source.digest.algorithm()), metrics);
+        let check = Check::new(source.clone(), Front::empty(source.digest.algorithm()));
         let reader = Self::new(source, BytesFrom::Own(Box::new(transfer)), Some(check));
         Ok((Self { remark, ..reader }, total))
     }
@@ -120,7 +118,7 @@ impl UncachedReader {
                 (BytesFrom::Own(Box::new(transfer)), head)
             }
         };
-        let check = Check::new(source.clone(), front, windows.metrics().clone());
+        let check = Check::new(source.clone(), front);
         Ok((Self { remark: head.notes, ..Self::new(source, bytes, Some(check)) }, head.total))
     }
 
@@ -128,7 +126,6 @@ impl UncachedReader {
     pub(super) async fn after(reader: &DownloadReader, windows: &Windows) -> Result<Self, ReadError> {
         let source = reader.source();
         let algorithm = source.digest.algorithm();
-        let metrics = reader.download().metrics().clone();
         let whole = WindowReader::whole(windows.clone(), source.clone(), None);
         let (reader, front) = match reader.remainder() {
             Remainder::Range { first, last } => {
@@ -141,7 +138,7 @@ impl UncachedReader {
             Remainder::Whole { sent: None, total } => (whole.rest(0, total), None),
         };
         let front = front.unwrap_or_else(|| Front::empty(algorithm));
-        let check = Check::new(source.clone(), front, metrics);
+        let check = Check::new(source.clone(), front);
         Ok(Self::new(source, BytesFrom::Shared(Box::new(reader)), Some(check)))
     }
 
@@ -232,7 +229,7 @@ impl UncachedReader {
                             continue;
                         }
                         if check.is_theirs {
-                            check.metrics.digest_mismatch(check.source.upstream.name());
+                            check.source.upstream.note_mismatch(&check.source.digest);
                         }
                     }
                     return Err(ReadError::Mismatch);

@@ -23,7 +23,7 @@ use crate::{
     },
     error_chain::ErrorChain,
     metrics::megabytes_per_second,
-    upstream::{ErrorKind, FailureCause},
+    upstream::ErrorKind,
 };
 
 /// Runs a download to its end.
@@ -278,9 +278,7 @@ async fn verify(download: &Arc<Download>, left: u64) -> Result<Done, DownloadErr
         if left > 0 {
             return Err(DownloadError::Damaged);
         }
-        let upstream = download.source.upstream.name();
-        download.metrics.digest_mismatch(upstream);
-        download.metrics.upstream_error(upstream, FailureCause::NotARegistry);
+        download.source.upstream.note_mismatch(&download.source.digest);
         return Err(DownloadError::Mismatch);
     }
     download.update(|state| state.progress = Progress::Complete);

@@ -131,7 +131,7 @@ mod tests {
     /// A download in the table for which no task works.
     fn download(downloads: &Downloads, source: &Source, wanted: bool) -> Arc<Download> {
         let cancel = downloads.shutdown().child_token();
-        let download = Arc::new(Download::new(source.clone(), false, wanted, downloads.metrics().clone(), cancel));
+        let download = Arc::new(Download::new(source.clone(), false, wanted, cancel));
         drop(downloads.enter_new(download.clone()));
         download
     }

@@ -233,7 +233,7 @@ impl Downloads {
                 let cancel = self.0.shutdown.child_token();
                 let of_blob = entries.entry(source.id()).or_default();
                 let beside = !of_blob.is_empty();
-                let download = Arc::new(Download::new(source.clone(), beside, wanted, self.0.metrics.clone(), cancel));
+                let download = Arc::new(Download::new(source.clone(), beside, wanted, cancel));
                 let subscription = self.enter(&download, Some(need), !wanted);
                 of_blob.push(download);
                 Entry::Added(subscription)
@@ -458,7 +458,7 @@ mod tests {
             digest: Digest::of(Algorithm::Sha256, &[number]),
         };
         let cancel = downloads.shutdown().child_token();
-        let download = Arc::new(Download::new(source, false, true, downloads.metrics().clone(), cancel));
+        let download = Arc::new(Download::new(source, false, true, cancel));
         download.update(|state| {
             state.file = Some(TempContent::whole(Arc::new(file.try_clone().unwrap())));
             state.chunks.set_total(PART);

@@ -36,8 +36,7 @@ impl Downloads {
 impl Download {
     /// A download that is already complete.
     fn found(downloads: &Downloads, source: &Source, file: Arc<File>, len: u64) -> Arc<Self> {
-        let download =
-            Self::new(source.clone(), false, true, downloads.metrics().clone(), downloads.shutdown().child_token());
+        let download = Self::new(source.clone(), false, true, downloads.shutdown().child_token());
         download.update(|state| {
             state.chunks.set_whole(len);
             state.file = Some(TempContent::whole(file));

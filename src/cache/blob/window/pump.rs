@@ -15,17 +15,11 @@ use super::{
 };
 use crate::{
     cache::{blob::read_error::ReadError, download::transfer::Transfer},
-    metrics::Metrics,
     oci::Verifier,
 };
 
 /// Copies the transfer to its end. A wrong digest is the upstream's fault if `is_theirs`.
-pub(super) async fn pump(
-    window: &Window,
-    opening: Opening,
-    is_theirs: bool,
-    metrics: &Metrics,
-) -> Result<(), ReadError> {
+pub(super) async fn pump(window: &Window, opening: Opening, is_theirs: bool) -> Result<(), ReadError> {
     let mut front = window.front.clone();
     let mut hash = front.hash().await.map_err(|error| ReadError::Storage(error.into()))?.clone();
     window.pieces().begin(hash.clone());
@@ -45,7 +39,7 @@ pub(super) async fn pump(
                     continue;
                 }
                 if !is_right && is_theirs {
-                    metrics.digest_mismatch(source.upstream.name());
+                    source.upstream.note_mismatch(&source.digest);
                 }
                 // No reader joins a window of wrong bytes.
                 return if is_right { Ok(()) } else { Err(ReadError::Mismatch) };
@@ -166,10 +160,8 @@ mod tests {
 
     fn window(memory: &WindowMemory) -> Arc<Window> {
         let config = upstream::Config::at("registry.example", &["https://registry.example"]);
-        let metrics = Metrics::new().unwrap();
-        let context = Context { metrics, ..Context::of_test() };
         let source = Source {
-            upstream: Upstream::new(&config, context).unwrap(),
+            upstream: Upstream::new(&config, Context::of_test()).unwrap(),
             repository: "team/app".parse().unwrap(),
             digest: Digest::of(Algorithm::Sha256, b""),
         };

@@ -21,10 +21,7 @@ use super::{
     pieces::End,
     pump::pump,
 };
-use crate::{
-    cache::{ContentKey, Origin, Source, blob::read_error::ReadError},
-    metrics::Metrics,
-};
+use crate::cache::{ContentKey, Origin, Source, blob::read_error::ReadError};
 
 /// For how long a reader lets one that stands before it open the window for both.
 const COURTESY: Duration = Duration::from_secs(1);
@@ -43,7 +40,6 @@ pub(crate) struct Windows(Arc<Inner>);
 struct Inner {
     entries: Mutex<HashMap<WindowKey, Entry>>,
     memory: WindowMemory,
-    metrics: Metrics,
     tasks: TaskTracker,
     end: CancellationToken,
 }
@@ -124,13 +120,9 @@ impl Drop for Waiting<'_> {
 
 impl Windows {
     /// Pumps run as tasks of `tasks` and end with `end`.
-    pub(in crate::cache::blob) fn new(metrics: Metrics, tasks: TaskTracker, end: CancellationToken) -> Self {
+    pub(in crate::cache::blob) fn new(tasks: TaskTracker, end: CancellationToken) -> Self {
         let entries = Mutex::default();
-        Self(Arc::new(Inner { entries, memory: WindowMemory::new(), metrics, tasks, end }))
-    }
-
-    pub(in crate::cache::blob) fn metrics(&self) -> &Metrics {
-        &self.0.metrics
+        Self(Arc::new(Inner { entries, memory: WindowMemory::new(), tasks, end }))
     }
 
     /// Whether a new reader of the blob should come here rather than request it once more: it can begin at the front
@@ -261,7 +253,7 @@ impl Windows {
 async fn run(windows: Windows, window: Arc<Window>, opening: Opening, is_theirs: bool) {
     let ended = WindowEnd { windows, window };
     let WindowEnd { windows, window } = &ended;
-    let mut pumping = pin!(pump(window, opening, is_theirs, &windows.0.metrics));
+    let mut pumping = pin!(pump(window, opening, is_theirs));
     let mut is_over = false;
     loop {
         tokio::select! {

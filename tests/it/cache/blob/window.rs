@@ -184,6 +184,7 @@ async fn a_wrong_digest_breaks_every_response() {
     assert!(join_all(clients.into_iter().map(Client::breaks)).await.into_iter().all(|broken| broken));
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
     assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 1.0);
+    assert_eq!(mirror.metric("forebay_upstream_errors_total", &[("cause", "not_a_registry")]).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -136,6 +136,7 @@ async fn a_blob_that_is_not_cached_is_verified_too() {
         assert!(!end.is_whole() && end.bytes().len() < LEN, "{headers:?}");
     }
     assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 4.0);
+    assert_eq!(mirror.metric("forebay_upstream_errors_total", &[("cause", "not_a_registry")]).await, 4.0);
     registry.heal();
     assert_eq!(mirror.get(&path(&digest)).await.body, content);
 }
