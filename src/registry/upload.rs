@@ -5,7 +5,9 @@ use hyper::body::Body as _;
 
 use super::{body::Body, exchange::Exchange, response, service::Service};
 use crate::{
+    cache::Outcome,
     error::{Error, ErrorKind},
+    metrics::Label as _,
     oci::Repository,
     push::{self, Push},
     route::Write,
@@ -36,6 +38,10 @@ impl Service {
             true => forwarding.await?,
             false => upstream.trace().wait(forwarding).await?,
         };
+        if let Some(cause) = written.outage().and_then(|error| error.failure_cause()) {
+            exchange.record.upstream_cause = Some(cause.as_str());
+            exchange.record.outcome = Outcome::Error;
+        }
         Ok(response::written(written))
     }
 

@@ -74,6 +74,16 @@ impl WriteResponse {
         self.status.is_success()
     }
 
+    /// Why the upstream could not answer, if this says so: the client gets the response as it is.
+    pub(crate) fn outage(&self) -> Option<Error> {
+        let kind = match self.status {
+            StatusCode::TOO_MANY_REQUESTS => ErrorKind::TooManyRequests,
+            status if status.is_server_error() => ErrorKind::Unavailable,
+            _ => return None,
+        };
+        Some(Error::new(kind, format!("the upstream answered {} to a change", self.status.as_u16())))
+    }
+
     pub(crate) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }
@@ -98,9 +108,11 @@ impl Upstream {
         let scope = write.scope();
         let client = self.client.as_deref();
         let result = self.state.write(write, &scope, client, content).await;
-        result
-            .inspect_err(|error| self.state.failures.note(error))
-            .map_err(|error| self.state.error_for_clients(error, &scope))
+        match &result {
+            Ok(response) => response.outage().iter().for_each(|error| self.state.failures.note(error)),
+            Err(error) => self.state.failures.note(error),
+        }
+        result.map_err(|error| self.state.error_for_clients(error, &scope))
     }
 }
 

@@ -16,10 +16,12 @@ async fn mirror_at(url: &str, keys: &str) -> Mirror {
     Mirror::parse(&text).start().await
 }
 
-/// A URL where nothing listens.
-async fn closed() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+/// A socket that does not listen, so that no other test gets its port, and its URL.
+fn closed() -> (tokio::net::TcpSocket, String) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    (socket, url)
 }
 
 fn told(answer: &Answer) -> Value {
@@ -54,11 +56,12 @@ async fn assert_counted(mirror: &Mirror, cause: &str) {
 async fn a_connection_that_fails_is_told_by_its_cause() {
     let (clear, unknown) = (FakeRegistry::start().await, TestCa::new());
     let tls = FakeRegistry::start_tls(unknown.server(&["127.0.0.1"])).await;
+    let (_held, closed) = closed();
     for (url, cause) in [
         // A label that is too long: no resolver is asked.
         (format!("http://{}.test", "n".repeat(70)), "dns"),
-        (closed().await, "refused"),
-        // A CA that nobody trusts, and no TLS at all.
+        (closed, "refused"),
+        // A CA that forebay does not trust, and no TLS at all.
         (tls.url().to_string(), "tls"),
         (clear.url().to_string().replace("http://", "https://"), "tls"),
         // TLS where clear HTTP is expected.
@@ -96,6 +99,35 @@ async fn an_answer_that_is_none_is_told_by_its_cause() {
         }
         assert_counted(&mirror, cause).await;
     }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_counted_and_resumed() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (digest, content) = blob::add(&registry, 1000, 1);
+    registry.fault_times(1, When::blobs(), Fault::Truncate { at: 500 });
+    assert_eq!(mirror.get(&path(&digest)).await.body, content);
+    assert_eq!(mirror.metric("forebay_upstream_errors_total", &[("cause", "refused")]).await, 1.0);
+    assert_eq!(mirror.metric("forebay_upstream_errors_total", &[]).await, 1.0);
+    assert_eq!(mirror.metric("forebay_upstream_up", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_push_that_the_upstream_cannot_answer_is_counted() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::build(&registry).config(|config| config.upstreams[0].push = true).start().await;
+    let mut failed = 0.0;
+    for (fault, status) in [(Fault::status(500), 500), (Fault::too_many("9"), 429), (Fault::status(403), 403)] {
+        registry.heal();
+        registry.fault(When::uploads(), fault);
+        let answer = mirror.request(http::Method::POST, "/v2/team/app/blobs/uploads/", &[]).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        failed += f64::from(u8::from(status != 403));
+        assert_eq!(mirror.metric("forebay_upstream_errors_total", &[("cause", "status")]).await, failed);
+    }
+    assert_eq!(mirror.metric("forebay_upstream_errors_total", &[]).await, failed);
+    mirror.until_metric("forebay_requests_total", &[("operation", "push"), ("outcome", "error")], failed).await;
 }
 
 #[tokio::test]
