@@ -2,8 +2,9 @@
 //!
 //! What must hold: a line has the bytes that the formatter of `tracing-subscriber` writes. That one takes a quarter of
 //! the time of a cached manifest's request, mostly for calls of one byte or one word each. This one fills a buffer of
-//! the thread and escapes only text that needs it. One difference is meant: a line within the span of a request has the
-//! request's `id` beside its own fields, as the line of the request itself has it.
+//! the thread and escapes only text that needs it. Two differences are meant: a line within the span of a request has
+//! the request's `id` beside its own fields, as the line of the request itself has it; and letters that a client sends
+//! to move a terminal's cursor, or to hide or break a line, are escaped.
 
 use std::{
     cell::Cell,
@@ -186,15 +187,34 @@ impl Write for Escaping<'_> {
 fn push_escaped(line: &mut String, text: &str) {
     // Eight bytes at a time without an early end, so that the compiler compares them at once.
     let needs_escape = |bytes: &[u8]| {
-        bytes.iter().fold(false, |needs, byte| needs | (*byte < b' ') | (*byte == b'"') | (*byte == b'\\'))
+        bytes
+            .iter()
+            .fold(false, |needs, byte| needs | (*byte < b' ') | (*byte >= b'\x7f') | (*byte == b'"') | (*byte == b'\\'))
     };
     let (chunks, rest) = text.as_bytes().as_chunks::<8>();
     if !chunks.iter().any(|chunk| needs_escape(chunk)) && !needs_escape(rest) {
         line.push_str(text);
     } else if let Ok(quoted) = serde_json::to_string(text) {
         let inner = quoted.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"'));
-        line.push_str(inner.unwrap_or_default());
+        push_visible(line, inner.unwrap_or_default());
     }
+}
+
+/// Appends the inside of a JSON string; JSON itself demands no escape of these letters.
+fn push_visible(line: &mut String, text: &str) {
+    for letter in text.chars() {
+        if is_deceptive(letter) {
+            let _ = write!(line, "\\u{:04x}", u32::from(letter));
+        } else {
+            line.push(letter);
+        }
+    }
+}
+
+/// Whether a terminal obeys the letter, or a reader of the log takes it for the end or the direction of a line. All of
+/// them have one unit in UTF-16.
+fn is_deceptive(letter: char) -> bool {
+    letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -307,6 +327,16 @@ mod tests {
         assert_eq!(lines[3]["span"]["id"], "x", "{own}");
     }
 
+    #[test]
+    fn no_text_of_a_client_moves_a_terminal() {
+        let agent = "a\u{9b}31m\u{7f}b\u{85}c\u{2028}d\u{202e}e \u{e9}";
+        let (own, _) = both(|| tracing::info!(agent, shown = %agent));
+        let escaped = r#"a\u009b31m\u007fb\u0085c\u2028d\u202ee é"#;
+        assert_eq!(own.matches(&format!("\"{escaped}\"")).count(), 2, "{own}");
+        let line: serde_json::Value = serde_json::from_str(&format!("{{\"timestamp\":0{own}")).unwrap();
+        assert_eq!((&line["agent"], &line["shown"]), (&agent.into(), &agent.into()));
+    }
+
     /// Has another line formatted while it is formatted itself.
     struct Talkative;
 
@@ -364,7 +394,12 @@ mod tests {
             let text = format!("{control}{text}{control}");
             let mut line = String::new();
             push_escaped(&mut line, &text);
-            prop_assert_eq!(format!("\"{line}\""), serde_json::to_string(&text).unwrap());
+            let (line, library) = (format!("\"{line}\""), serde_json::to_string(&text).unwrap());
+            if !library.contains(is_deceptive) {
+                prop_assert_eq!(&line, &library);
+            }
+            prop_assert!(!line.contains(is_deceptive));
+            prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
         }
     }
 }
