@@ -59,8 +59,11 @@ impl FailureLog {
         let Some(cause) = error.failure_cause() else { return };
         self.metrics.upstream_error(&self.upstream, cause);
         self.health.note_failure(cause);
-        let Some(left_out) = self.failed(cause) else { return };
+        let left_out = self.failed(cause);
         let (upstream, cause, chain) = (&self.upstream, cause.as_str(), ErrorChain(error));
+        let Some(left_out) = left_out else {
+            return tracing::debug!(%upstream, cause, error = %chain, "the upstream could not answer");
+        };
         if error.kind == ErrorKind::OurCredentials {
             tracing::warn!(
                 %upstream, cause, error = %chain, left_out,
@@ -97,9 +100,9 @@ impl FailureLog {
             *requests = requests.saturating_add(1);
             return None;
         }
-        let Outage { since, is_told } = std::mem::take(&mut *outage);
-        let (since, requests) = since.filter(|_| is_told)?;
-        Some(Ended { lasted: since.elapsed(), requests })
+        // An answer to a request from before the outage neither ends it nor makes its line forgotten.
+        let (since, requests) = outage.since.take()?;
+        std::mem::take(&mut outage.is_told).then(|| Ended { lasted: since.elapsed(), requests })
     }
 }
 
@@ -141,6 +144,15 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(lines, 2, "that it fails, and that it is back");
+    }
+
+    #[tokio::test]
+    async fn an_answer_between_a_failure_and_its_end_hides_no_end() {
+        let log = log();
+        assert_eq!(log.failed(FailureCause::Refused), Some(0));
+        assert_eq!(log.ended(false), None, "of a request that was sent before");
+        assert_eq!(log.ended(true), None);
+        assert!(log.ended(false).is_some_and(|ended| ended.requests == 1));
     }
 
     /// The second URL answers: the upstream was never down.
