@@ -6,7 +6,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     auth::LoginFailure,
@@ -37,8 +37,10 @@ impl RefusalLog {
     /// The credentials of a request were refused.
     pub(super) fn login_failed(&self, peer: SocketAddr, upstream: Option<&str>, failure: LoginFailure) {
         self.metrics.auth_failure(failure);
-        if let Some(left_out) = self.logins.admit(peer.ip().into()) {
-            warn!(%peer, upstream, reason = failure.as_str(), left_out, "a login failed");
+        let reason = failure.as_str();
+        match self.logins.admit(peer.ip().into()) {
+            Some(left_out) => warn!(%peer, upstream, reason, left_out, "a login failed"),
+            None => debug!(%peer, upstream, reason, "a login failed"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the log and the metrics say of clients that are not served: failed handshakes, and refused connections.
 //!
-//! What must hold: one client, however often it connects, gets one line per minute and reason; memory and lines are
-//! bounded. A Docker daemon with `insecure-registries` speaks TLS first on each pull, before it goes on with clear HTTP:
+//! What must hold: one client, however often it connects, gets one line per minute for failed handshakes, and one for
+//! each kind of refusal; memory and lines are bounded. A Docker daemon with `insecure-registries` speaks TLS first on each pull, before it goes on with clear HTTP:
 //! that gets one line a day.
 
 use std::{io, net::SocketAddr, time::Duration};

@@ -16,11 +16,15 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 /// A program with this upstream, whose tags are never fresh, and these lines of configuration in front.
 async fn serve(directory: TempDir, url: &str, more: &str) -> Program {
+    serve_at("info", directory, url, more).await
+}
+
+async fn serve_at(level: &str, directory: TempDir, url: &str, more: &str) -> Program {
     let text = format!(
         "{more}\n[cache]\nmin_free = \"0\"\ntag_ttl = \"0s\"\n[[upstream]]\nname = \"fake.example\"\nurls = [\"{url}\"]\ndefault = true\n"
     );
     fs::write(directory.path().join("forebay.toml"), text).unwrap();
-    Program::serve(directory, "info").await
+    Program::serve(directory, level).await
 }
 
 fn empty() -> TempDir {
@@ -32,6 +36,17 @@ fn lines(program: &Program, message: &str) -> Vec<Value> {
     let log = program.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["message"] == message).collect()
+}
+
+/// The same, once there is one: a thread of its own writes the log.
+async fn some_lines(program: &Program, message: &str) -> Vec<Value> {
+    until(message, async || Some(lines(program, message)).filter(|lines| !lines.is_empty())).await
+}
+
+/// The line of the request with this id.
+async fn request_line(program: &Program, id: &Value) -> Value {
+    let named = async || lines(program, "request").into_iter().find(|line| line["id"] == *id);
+    until("the request is logged", named).await
 }
 
 /// Lines that an operator should look at.
@@ -66,17 +81,16 @@ async fn an_outage_is_one_line_and_one_when_it_is_over() {
         assert!(program.get(&format!("/v2/team/app/manifests/none{number}")).await.0 >= 502);
         assert!(program.get(&format!("/v2/team/app/blobs/{}", image.layers[0])).await.0 >= 502);
     }
-    let down = lines(&program, "the upstream could not answer");
+    let down = some_lines(&program, "the upstream could not answer").await;
     assert_once_a_minute(&down, since);
     assert_eq!((&down[0]["level"], &down[0]["cause"]), (&"WARN".into(), &"refused".into()));
     // The whole chain, down to the system's words.
     let chain = down[0]["error"].as_str().unwrap();
     assert!(chain.contains(registry.url().authority()) && chain.contains("onnection refused"), "{chain}");
     // Each upstream's failure has its line; downloads have one more.
-    let downloads = lines(&program, "a download failed");
+    let downloads = some_lines(&program, "a download failed").await;
     assert_once_a_minute(&downloads, since);
-    let id = downloads[0]["requests"].as_str().unwrap();
-    let named = lines(&program, "request").into_iter().find(|line| line["id"] == id).unwrap();
+    let named = request_line(&program, &downloads[0]["requests"]).await;
     assert!(named["path"].as_str().unwrap().contains("/blobs/"), "{named}");
     assert!(warnings(&program).iter().all(|line| line["level"] == "WARN"), "{:#?}", warnings(&program));
     assert!(metric(&program, "forebay_upstream_errors_total{cause=\"refused\"").await >= 10.0);
@@ -94,6 +108,30 @@ async fn an_outage_is_one_line_and_one_when_it_is_over() {
     let back = lines(&program, "the upstream answers again");
     assert_eq!((back.len(), &back[0]["upstream"]), (1, &"fake.example".into()), "{back:#?}");
     assert!(back[0]["requests"].as_u64().unwrap() > 0, "{back:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_debug_each_of_many_equal_failures_has_a_line() {
+    let registry = FakeRegistry::start().await;
+    registry.fault(When::any(), Fault::status(500));
+    let keys = "[access]\nhtpasswd = \"htpasswd\"";
+    let program = serve_at("forebay=debug", with_users(), registry.url().as_str(), keys).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for number in 0..3 {
+        let path = format!("/v2/team/app/manifests/{number}");
+        assert_eq!(program.get(&path).await.0, 502);
+        let request = client.get(format!("http://{}{path}", program.registry));
+        assert_eq!(request.header("authorization", basic("ann", "wrong")).send().await.unwrap().status(), 401);
+    }
+    for message in ["the upstream could not answer", "a login failed"] {
+        let all = async || Some(lines(&program, message)).filter(|lines| lines.len() >= 3);
+        let lines = until(message, all).await;
+        let warned = lines.iter().filter(|line| line["level"] == "WARN").count();
+        assert!(
+            warned >= 1 && lines.iter().all(|line| line["level"] == "WARN" || line["level"] == "DEBUG"),
+            "{lines:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,11 +160,10 @@ async fn wrong_bytes_are_a_warning_with_the_request() {
     for _ in 0..5 {
         assert_eq!(program.get(&path).await.0, 502);
     }
-    let failed = lines(&program, "a download failed");
+    let failed = some_lines(&program, "a download failed").await;
     assert_once_a_minute(&failed, since);
     assert_eq!(failed[0]["level"], "WARN", "{failed:#?}");
-    let named = lines(&program, "request").into_iter().find(|line| line["id"] == failed[0]["requests"]);
-    assert_eq!(named.unwrap()["path"], path);
+    assert_eq!(request_line(&program, &failed[0]["requests"]).await["path"], path);
     assert_eq!(metric(&program, "forebay_digest_mismatches_total{").await, 5.0);
 }
 
@@ -142,7 +179,7 @@ async fn failed_logins_are_one_line_and_a_count() {
         let request = request.header("authorization", basic("pa55-user", &format!("pa55-{number}")));
         assert_eq!(request.send().await.unwrap().status(), 401);
     }
-    let failed = lines(&program, "a login failed");
+    let failed = some_lines(&program, "a login failed").await;
     assert_once_a_minute(&failed, since);
     assert_eq!((&failed[0]["level"], &failed[0]["reason"]), (&"WARN".into(), &"wrong".into()));
     assert!(failed[0]["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{failed:#?}");
@@ -170,7 +207,7 @@ async fn failed_handshakes_are_one_line_and_a_count() {
     let counted =
         async || metric(&program, "forebay_tls_handshake_failures_total{reason=\"certificate\"}").await == 4.0;
     until("the handshakes are counted", counted).await;
-    let failed = lines(&program, "a TLS handshake failed");
+    let failed = some_lines(&program, "a TLS handshake failed").await;
     assert_once_a_minute(&failed, since);
     assert_eq!((&failed[0]["level"], &failed[0]["reason"]), (&"WARN".into(), &"certificate".into()));
 }
@@ -186,7 +223,7 @@ async fn tls_where_none_is_served_is_no_line_on_every_pull() {
         let reason = "forebay_tls_handshake_failures_total{reason=\"not_served\"}";
         until("it is counted", async || metric(&program, reason).await == f64::from(number)).await;
     }
-    assert_eq!(lines(&program, "a client was sent away").len(), 1, "{}", program.log());
+    assert_eq!(some_lines(&program, "a client was sent away").await.len(), 1, "{}", program.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,7 +235,9 @@ async fn an_upstream_that_is_not_configured_is_named_in_the_log() {
             assert_eq!(program.get(&format!("/v2/team/app/manifests/1?ns={name}")).await.0, 404);
         }
     }
-    let named = lines(&program, "clients request an upstream that is not configured");
+    let message = "clients request an upstream that is not configured";
+    let both = async || Some(lines(&program, message)).filter(|lines| lines.len() > 1);
+    let named = until("both names are logged", both).await;
     let names: Vec<_> = named.iter().map(|line| line["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["ghcr.io", "quay.io"], "{named:#?}");
     assert_eq!(metric(&program, "forebay_unconfigured_upstream_requests_total ").await, 9.0);
