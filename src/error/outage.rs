@@ -91,7 +91,7 @@ impl Asked<'_> {
     pub(super) fn message(&self, error: &ErrorKind, cause: FailureCause) -> String {
         let upstream = self.upstream.unwrap_or("the upstream");
         let cached = match self.cached {
-            Cached::Nothing => ", and nothing is cached to be served instead",
+            Cached::Nothing => ", and nothing is cached that may be served instead",
             Cached::TooOld => ", and what is cached is older than stale_if_error allows",
             Cached::NoMatter => "",
         };
@@ -192,7 +192,7 @@ mod tests {
             ),
         ] {
             let asked = Asked { upstream: Some("a.example"), id: "58fd6720-4", cached: Cached::Nothing };
-            let rest = ", and nothing is cached to be served instead: try again later, or tell the operator of this \
+            let rest = ", and nothing is cached that may be served instead: try again later, or tell the operator of this \
                         mirror the request id 58fd6720-4";
             assert_eq!(asked.message(error, cause), format!("{what}{rest}"));
         }

@@ -68,6 +68,10 @@ async fn wrong_credentials_are_wrong_where_none_are_needed() {
             let answer = mirror.get_with(&path, &[("authorization", &basic("ann", password))]).await;
             assert_eq!(answer.status, status, "{path}: {password}");
         }
+        assert_eq!(mirror.get_with(&path, &[("authorization", "Bearer x")]).await.status, 401);
+    }
+    for (reason, count) in [("wrong", 4.0), ("malformed", 2.0)] {
+        assert_eq!(mirror.metric("forebay_auth_failures_total", &[("reason", reason)]).await, count, "{reason}");
     }
 }
 

@@ -120,6 +120,31 @@ async fn in_an_outage_only_the_clients_own_grant_holds() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_tells_what_is_cached_by_a_grant_alone() {
+    let world = World::new().await;
+    let never_stale = |config: &mut forebay::config::Config| {
+        (config.cache.tag_ttl, config.cache.stale_if_error) = (Duration::ZERO, Duration::ZERO);
+    };
+    let mirror = world.mirror("access_grace = \"1h\"").config(never_stale).start().await;
+    let (tag, blob) = ("/v2/team/a/manifests/1", layer("team/a", &world.of_ann));
+    for path in [tag, &blob] {
+        assert_eq!(get_as(&mirror, ANN, path).await.status, 200);
+    }
+    world.registry.fault(When::any(), Fault::status(500));
+    let told = async |who, path: &str| {
+        let answer = get_as(&mirror, who, path).await;
+        assert_eq!(answer.status, 502, "{path}: {}", answer.text());
+        answer.text().replace(answer.header("x-request-id").unwrap(), "ID")
+    };
+    assert!(told(ANN, tag).await.contains("\"stale\":true"));
+    for path in [tag, &blob] {
+        let (private, missing) = (told(BOB, path).await, told(BOB, &path.replace("team/a", "team/none")).await);
+        assert!(private.contains("\"stale\":false"), "{private}");
+        assert_eq!(private, missing);
+    }
+}
+
 /// An ingress, a single sign-on or a firewall may say so in the registry's place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_of_any_shape_ends_a_right() {

@@ -88,6 +88,7 @@ async fn what_is_shown_at_one_upstreams_host_is_shown_to_no_other() {
     assert_eq!((refused.status, &*refused.error_code()), (403, "DENIED"));
     assert!(refused.text().contains("upstream.hosts"), "{}", refused.text());
     assert!(other.requests().is_empty());
+    assert_eq!(mirror.metric("forebay_auth_failures_total", &[("reason", "elsewhere")]).await, 1.0);
     for (path, host) in [("/v2/team/app/manifests/1", "other.lan"), ("/v2/team/app/manifests/1?ns=other.example", "x")]
     {
         let answer = mirror.get_with(path, &[("host", host), ("authorization", &ann)]).await;

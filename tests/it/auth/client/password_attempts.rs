@@ -72,6 +72,9 @@ async fn three_hundred_guesses_are_few_requests_upstream() {
             assert!(judged <= 25 && asked <= 25 * 3, "{path}: {judged} judged, {asked} asked");
             assert!(path != MANIFEST || judged >= 20, "{judged}");
         }
+        let counted = async |reason| mirror.metric("forebay_auth_failures_total", &[("reason", reason)]).await;
+        let (judged, not_judged) = (counted("upstream").await, counted("too_many").await);
+        assert!(judged >= 20.0 && not_judged >= 200.0 && judged + not_judged == 390.0, "{judged} {not_judged}");
         // Her password is right, from wherever it comes: it was right before.
         for client in [&owner, &eve] {
             assert_eq!(client.get(ANN, MANIFEST).await, 200);
