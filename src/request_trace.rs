@@ -101,7 +101,7 @@ impl RequestTrace {
     /// The span of work for this request.
     pub(crate) fn span(&self) -> Span {
         match self.id() {
-            Some(id) => tracing::debug_span!("request", id = id.text().as_str()),
+            Some(id) => tracing::debug_span!(SPAN, id = id.text().as_str()),
             None => Span::none(),
         }
     }

@@ -14,7 +14,7 @@ use crate::{error_chain::sources, metrics::Label};
 pub enum FailureCause {
     /// No address of its host was found.
     Dns,
-    /// No connection could be made, or the other side ended it before the response was whole.
+    /// No connection could be made, or the upstream ended it before the response was whole.
     Refused,
     /// No connection, response or next byte came in time.
     Timeout,

@@ -13,7 +13,7 @@ use super::super::{
     redacted_url::RedactedUrl,
 };
 
-/// How long the body of a response may pause between two pieces; an extension of the response, whoever reads it.
+/// How long the body of a response may pause between two pieces; an extension of the response.
 #[derive(Clone, Copy)]
 pub(super) struct IdleTimeout(pub(super) Duration);
 
