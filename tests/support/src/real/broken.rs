@@ -139,6 +139,10 @@ impl Broken {
         if let Some(ca) = &self.ca {
             text.push_str(&format!("ca = {:?}\n", ca.path()));
         }
+        // These never answer, and no client has to wait for the default.
+        if matches!(self.breakage, Breakage::Silent | Breakage::SlowHead) {
+            text.push_str("response_timeout = \"5s\"\n");
+        }
         if self.breakage == Breakage::Credentials {
             text.push_str(&format!("username = \"robot\"\npassword_file = \"{password}\"\n"));
         }
