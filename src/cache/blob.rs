@@ -146,6 +146,17 @@ impl BlobCache {
         {
             return stored(blob, range);
         }
+        // On the heap, so that the future of a hit has no room for a download.
+        Box::pin(self.open_missing(source, range, client)).await
+    }
+
+    /// Opens a blob that is not stored.
+    async fn open_missing(
+        &self,
+        source: &Source,
+        range: Option<ByteRange>,
+        client: Client<'_>,
+    ) -> Result<OpenedBlob, BlobError> {
         if let Some(answer) = self.open_of_other(source, range, client).await {
             return answer;
         }

@@ -27,7 +27,7 @@ impl Service {
         }
         if exchange.is_head() || exchange.client_has(&source.digest) {
             // Also for a 304: that the client has the blob does not prove that the upstream has it.
-            let size = self.caches.blobs.size(source).await?;
+            let size = Box::pin(self.caches.blobs.size(source)).await?;
             return Ok(self.blob_head(exchange, source, size).await);
         }
         self.blob_content(exchange, source).await
@@ -85,12 +85,12 @@ impl Service {
             return Ok(None);
         }
         let upstream = if is_before_push { upstream.for_push() } else { upstream.clone() };
-        match upstream.trace().wait(upstream.head_blob(repository, digest)).await {
+        match upstream.trace().wait(Box::pin(upstream.head_blob(repository, digest))).await {
             Ok(head) => {
                 self.caches.blobs.note_remark(source, &head.notes);
                 if let Some(deletion) = deletion {
                     let deletions = &self.caches.deletions;
-                    deletions.refute(deletion, Deleted::Blob, upstream.name(), repository, digest).await;
+                    Box::pin(deletions.refute(deletion, Deleted::Blob, upstream.name(), repository, digest)).await;
                 }
                 Ok(Some(head))
             }

@@ -175,17 +175,17 @@ impl Service {
         match routed {
             Routed::Nowhere(error, upstream) => {
                 if let Some(upstream) = &upstream {
-                    Box::pin(self.log_in(exchange, upstream).instrument(span)).await?;
+                    Box::pin(self.log_in(exchange, upstream)).instrument(span).await?;
                 }
                 if let RouteError::UnknownUpstream(name) = &error {
                     self.refusals.unconfigured(exchange.connection.peer, name);
                 }
                 Err(route_error(exchange, error))
             }
-            Routed::To(Destination::Base(upstream)) => Box::pin(self.base(exchange, upstream).instrument(span)).await,
+            Routed::To(Destination::Base(upstream)) => Box::pin(self.base(exchange, upstream)).instrument(span).await,
             Routed::To(Destination::Upstream(upstream, operation)) if upstream.uses_client_credentials() => {
                 self.check_rules(exchange, &upstream, &operation)?;
-                Box::pin(self.authorize_and_dispatch(exchange, upstream, operation).instrument(span)).await
+                Box::pin(self.authorize_and_dispatch(exchange, upstream, operation)).instrument(span).await
             }
             Routed::To(Destination::Upstream(upstream, operation)) => {
                 self.check_rules(exchange, &upstream, &operation)?;
@@ -256,14 +256,14 @@ impl Service {
         // On the heap, so that the future of every request is no larger than that of such a hit.
         match operation {
             Operation::Manifest { repository, reference } => {
-                Box::pin(self.manifest(exchange, upstream, repository, &reference).instrument(span)).await
+                Box::pin(self.manifest(exchange, upstream, repository, &reference)).instrument(span).await
             }
             Operation::Blob { repository, digest } => {
-                Box::pin(self.blob(exchange, &Source { upstream, repository, digest }).instrument(span)).await
+                Box::pin(self.blob(exchange, &Source { upstream, repository, digest })).instrument(span).await
             }
-            Operation::List(list) => Box::pin(self.list(exchange, upstream, list).instrument(span)).await,
+            Operation::List(list) => Box::pin(self.list(exchange, upstream, list)).instrument(span).await,
             Operation::Write { repository, write } => {
-                Box::pin(self.push(exchange, &upstream, &repository, &write).instrument(span)).await
+                Box::pin(self.push(exchange, &upstream, &repository, &write)).instrument(span).await
             }
         }
     }
