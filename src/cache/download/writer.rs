@@ -1,7 +1,7 @@
 //! Receives and writes concurrently: while one batch is written, the next one is gathered.
 //!
-//! What must hold: readers see a piece only once it is in the file; no write is running after [`WritePipeline::finish`]
-//! has returned. One budget for all downloads bounds the memory; a download that gets nothing from the budget continues
+//! What must hold: readers see a piece only once it is in the file; after a write that failed there is no other, since its
+//! bytes would be taken for those that are missing; no write is running after [`WritePipeline::finish`] has returned. One budget for all downloads bounds the memory; a download that gets nothing from the budget continues
 //! with single pieces.
 
 use std::{
@@ -178,7 +178,10 @@ impl WritePipeline {
             },
         };
         self.writing = None;
-        done.map_err(|error| DownloadError::Storage(Arc::new(error)))?;
+        if let Err(error) = done {
+            self.gathered = Batch::default();
+            return Err(DownloadError::Storage(Arc::new(error)));
+        }
         hasher::go_on(&self.download);
         Ok(())
     }
@@ -214,5 +217,45 @@ fn note(download: &Download, content: &TempContent, chunks: Vec<(usize, ChunkRec
 impl Drop for WritePipeline {
     fn drop(&mut self) {
         PIPELINES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        cache::Source,
+        oci::{Algorithm, Digest},
+        upstream::{self, Context, Upstream},
+    };
+
+    #[tokio::test]
+    async fn after_a_write_that_failed_no_later_bytes_count() {
+        let config = upstream::Config::at("registry.example", &["https://registry.example"]);
+        let source = Source {
+            upstream: Upstream::new(&config, Context::of_test()).unwrap(),
+            repository: "team/app".parse().unwrap(),
+            digest: Digest::of(Algorithm::Sha256, b""),
+        };
+        let download = Arc::new(Download::new(source, false, true, CancellationToken::new()));
+        download.update(|state| state.chunks.set_total(100));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // A file that cannot be written is like a disk that fails once.
+        let failing = TempContent::whole(Arc::new(File::open(file.path()).unwrap()));
+        let mut pipeline = WritePipeline::new(&download, failing, LEAD + 1);
+        pipeline.push(0, Bytes::from_static(b"lost"));
+        pipeline.start();
+        pipeline.push(4, Bytes::from_static(b"behind"));
+        assert!(matches!(pipeline.written().await, Err(DownloadError::Storage(_))));
+        pipeline.content = TempContent::whole(Arc::new(file.reopen().unwrap()));
+        pipeline.finish().await.unwrap();
+        assert_eq!((download.state().chunks.written(), file.path().metadata().unwrap().len()), (0, 0));
+        pipeline.push(0, Bytes::from_static(b"again"));
+        pipeline.finish().await.unwrap();
+        assert_eq!(download.state().chunks.written_to(0), 5);
     }
 }
