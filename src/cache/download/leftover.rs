@@ -99,9 +99,41 @@ pub(super) async fn forget(download: &Download, slot: &mut Option<TempBlob>) {
     download.hash.restart(download.source.digest.algorithm()).await;
 }
 
-/// Removes the file, which can take a while if it is large.
-pub(super) async fn discard(temp: Option<TempBlob>) {
-    if let Some(temp) = temp {
-        change(move || temp.discard()).await;
+/// Removes the file, which can take a while if it is large; also if the download is cancelled meanwhile.
+pub(super) fn discard(temp: Option<TempBlob>) -> impl Future<Output = ()> {
+    let doomed = temp.map(TempBlob::doomed);
+    async move {
+        if let Some(doomed) = doomed {
+            change(move || drop(doomed)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{Config, DiskStore, Origin, Visibility, storage::lru_index::IndexKey},
+        metrics::Metrics,
+        oci::{Algorithm, Digest},
+        upstream::Registry,
+    };
+
+    #[tokio::test]
+    async fn a_cancelled_download_leaves_no_file_that_it_discards() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(&Config::at(directory.path()), Metrics::new().unwrap()).unwrap();
+        let id = Visibility::Shared.key(&Digest::of(Algorithm::Sha256, b"x"));
+        let origin = Origin::of_registry(&Registry::new(
+            &"registry.example".into(),
+            &["https://registry.example".parse().unwrap()],
+        ));
+        let files = || std::fs::read_dir(directory.path().join("tmp")).unwrap().count();
+        let reservation = store.reserve(&IndexKey::Blob(id.clone()), 1).await.unwrap();
+        let temp = store.create(&id, &origin, reservation).await.unwrap();
+        assert_eq!(files(), 1);
+        // It may still wait for its turn.
+        drop(discard(Some(temp)));
+        assert_eq!(files(), 0);
     }
 }

@@ -173,9 +173,9 @@ impl TempBlob {
         self.temp.commit(purpose, IndexKey::Blob(self.id), len)
     }
 
-    /// Removes the file. Blocks.
-    pub fn discard(self) {
-        self.temp.discard();
+    /// The file of a download that discards it: it is removed when this is dropped, which blocks.
+    pub fn doomed(self) -> Self {
+        Self { temp: self.temp.doomed(), ..self }
     }
 
     /// Keeps the file for the next download, after this one broke with these chunks. Blocks.

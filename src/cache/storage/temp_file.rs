@@ -16,12 +16,13 @@ use crate::cache::ContentKey;
 
 /// A file below `tmp/`. If it was neither committed, kept nor discarded, it goes with its value if no later process
 /// would use it; a file that a later download resumes stays as after a kill, since only the end of the process drops one.
+/// Where that is not so, the file is [doomed](Self::doomed) first.
 pub(super) struct TempFile {
     pub(super) store: DiskStore,
     pub(super) file: Arc<File>,
     pub(super) name: TempName,
     pub(super) room: Arc<TempRoom>,
-    is_unfinished: bool,
+    is_removed_on_drop: bool,
 }
 
 /// The name of a file below `tmp/`.
@@ -94,7 +95,8 @@ impl TempFile {
 
     /// Takes a file that the caller opened by this name.
     pub(super) fn opened(store: DiskStore, name: TempName, file: File, reservation: Reservation) -> Self {
-        Self { store, file: Arc::new(file), name, room: TempRoom::new(reservation), is_unfinished: true }
+        let is_removed_on_drop = matches!(name, TempName::Unique(_));
+        Self { store, file: Arc::new(file), name, room: TempRoom::new(reservation), is_removed_on_drop }
     }
 
     /// Turns the file into an object of `len` bytes. Blocks.
@@ -103,7 +105,7 @@ impl TempFile {
     pub(super) fn commit(mut self, purpose: Purpose, key: IndexKey, len: u64) -> io::Result<Arc<Pin>> {
         match self.try_commit(purpose, key, len) {
             Ok(pin) => {
-                self.is_unfinished = false;
+                self.is_removed_on_drop = false;
                 Ok(pin)
             }
             Err(error) => {
@@ -136,14 +138,19 @@ impl TempFile {
     }
 
     /// Removes the file. Blocks.
-    pub(super) fn discard(mut self) {
-        self.is_unfinished = false;
-        remove(&self.name.path(&self.store));
+    pub(super) fn discard(self) {
+        drop(self.doomed());
+    }
+
+    /// The file, which goes with its value from now on.
+    pub(super) fn doomed(mut self) -> Self {
+        self.is_removed_on_drop = true;
+        self
     }
 
     /// Keeps the file of `len` bytes under its name, as this object of the index. Blocks.
     pub(super) fn keep(mut self, purpose: Purpose, key: IndexKey, len: u64) {
-        self.is_unfinished = false;
+        self.is_removed_on_drop = false;
         if let Some(reservation) = self.room.take() {
             reservation.fulfil(purpose, key, len);
         }
@@ -152,7 +159,7 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if self.is_unfinished && matches!(self.name, TempName::Unique(_)) {
+        if self.is_removed_on_drop {
             remove(&self.name.path(&self.store));
         }
     }

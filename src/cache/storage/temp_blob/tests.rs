@@ -98,7 +98,7 @@ async fn what_is_discarded_leaves_neither_file_nor_promise() {
         let temp = store.create(&whatever(), &origin(), reservation).await.unwrap();
         assert!(store.0.index.total() > before + 200_000);
         match keep {
-            None => temp.discard(),
+            None => drop(temp.doomed()),
             Some(len) => temp.keep(Purpose::Client, &map(len), false).unwrap(),
         }
         assert_eq!(store.0.index.total(), before);
