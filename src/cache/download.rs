@@ -28,6 +28,7 @@ mod other_registry;
 mod ramp_up;
 mod reader;
 mod result;
+mod separate_fetch;
 mod state;
 mod steer;
 mod table;
@@ -62,8 +63,9 @@ pub(crate) use self::{
     join::Joined,
     reader::{DownloadReader, Remainder},
     result::DownloadResult,
+    separate_fetch::SeparateFetch,
     state::{DownloadError, Progress},
-    table::{Downloads, Need, SeparateFetch},
+    table::{Downloads, Need},
 };
 use self::{
     chunks::Chunks,

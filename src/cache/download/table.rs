@@ -1,7 +1,7 @@
 //! All downloads in flight. The table decides atomically which request starts a download, and counts its subscribers.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -12,12 +12,14 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Complete, Download, DownloadError, DownloadReader, DownloadResult, Progress, abandoned, chunks::ReaderId,
+    Complete, Download, DownloadError, DownloadReader, DownloadResult, Progress, abandoned,
+    chunks::ReaderId,
+    separate_fetch::{SeparateFetch, SeparateFetches},
     wrong_parts::WrongParts,
 };
 use crate::{
     cache::{
-        Config, ContentKey, DiskStore, Origin, Source,
+        Config, ContentKey, DiskStore, Source,
         storage::{Short, lru_index::IndexKey},
     },
     line_limit::{LINE_INTERVAL, LineLimit},
@@ -42,8 +44,7 @@ pub(crate) struct Downloads(Arc<DownloadsInner>);
 struct DownloadsInner {
     /// At most one download per blob and registry.
     entries: Mutex<DownloadEntries>,
-    /// Blobs that one request fetches concurrently with their download.
-    beside: Mutex<HashSet<(ContentKey, Origin)>>,
+    beside: SeparateFetches,
     pub store: DiskStore,
     pub metrics: Metrics,
     tasks: TaskTracker,
@@ -112,7 +113,7 @@ impl Downloads {
         let complete = config.complete;
         let downloads = Self(Arc::new(DownloadsInner {
             entries: Mutex::default(),
-            beside: Mutex::default(),
+            beside: SeparateFetches::default(),
             store,
             metrics,
             tasks,
@@ -197,9 +198,7 @@ impl Downloads {
     /// The place of the one request that may fetch this blob concurrently with its registry's download, because the
     /// request must not wait for that download; `None` if the place is taken.
     pub(crate) fn beside(&self, source: &Source) -> Option<SeparateFetch> {
-        let what = (source.id(), source.origin());
-        let taken = self.0.beside.lock().insert(what.clone());
-        taken.then(|| SeparateFetch { downloads: self.clone(), what })
+        self.0.beside.begin(source)
     }
 
     /// Waits for the commit of this blob if it is verified and not committed yet: a removal before the commit would
@@ -402,18 +401,6 @@ impl Drop for Subscription {
             self.download.update(|state| state.chunks.leave(reader));
         }
         self.downloads.leave(&self.download, self.ahead);
-    }
-}
-
-/// A request fetches a blob concurrently with its download as long as this lives.
-pub(crate) struct SeparateFetch {
-    downloads: Downloads,
-    what: (ContentKey, Origin),
-}
-
-impl Drop for SeparateFetch {
-    fn drop(&mut self) {
-        self.downloads.0.beside.lock().remove(&self.what);
     }
 }
 
