@@ -97,16 +97,17 @@ mod tests {
                 }
             };
             let changes: Vec<_> = (0..MAX_CHANGES).map(waits).map(|work| tokio::spawn(change(work))).collect();
-            let writes: Vec<_> = (0..MAX_WRITES).map(waits).map(|work| tokio::spawn(write(work))).collect();
+            let writes: Vec<_> = (0..MAX_WRITES).map(waits).map(begin_write).collect();
             // These get no permit.
             let more: Vec<_> = (0..200).map(|_| tokio::spawn(change(|| ()))).collect();
+            let more_writes: Vec<_> = (0..200).map(|_| begin_write(|| ())).collect();
             while CHANGES.available_permits() + WRITES.available_permits() > 0 {
                 tokio::task::yield_now().await;
             }
             change_if_idle(|| panic!("there is no place"));
             blocking(|| ()).await;
             blocking(move || held.wait()).await;
-            for task in changes.into_iter().chain(writes).chain(more) {
+            for task in changes.into_iter().chain(writes).chain(more).chain(more_writes) {
                 task.await.unwrap();
             }
         });
