@@ -107,7 +107,7 @@ async fn a_hold_is_told_while_it_lasts_and_only_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stops_waiting_takes_nothing_and_delays_nobody() {
+async fn a_transfer_that_stops_waiting_takes_nothing() {
     let rate = rate(MIB);
     take(&rate, 256 * KIB).await;
     let begun = Instant::now();
