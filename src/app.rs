@@ -43,7 +43,11 @@ use crate::{
     upstream::{Context, PrincipalKey, Upstream},
 };
 
-pub use self::{error::Error, fixed_keys::is_fixed_at_start, loading::check};
+pub use self::{
+    error::Error,
+    fixed_keys::is_fixed_at_start,
+    loading::{Checked, check},
+};
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
     loading::{allowed_hosts, deletions_in, first_seen_in, table, upstream_context},

@@ -126,12 +126,16 @@ impl Failure {
     }
 }
 
-/// An error with the place of the key whose value, or whose file, is wrong.
+/// An error with the place of the key whose value, or whose file, is wrong; and with what else of that kind is wrong,
+/// since a start and a reload end at the first error. Blocks.
 fn placed(error: app::Error, loaded: &Loaded) -> anyhow::Error {
-    match error.key(&loaded.config).filter(|_| error.is_configuration()) {
-        Some(key) => anyhow::anyhow!("{}", loaded.origins.mistake(&key, error.problem())),
-        None => error.into(),
+    if !error.is_configuration() {
+        return error.into();
     }
+    let others = app::check(&loaded.config).errors;
+    let others = others.iter().filter(|other| other.is_configuration());
+    let mistakes = std::iter::once(&error).chain(others).map(|error| error.mistake(loaded)).collect();
+    config::Error::of(mistakes).map_or_else(|| error.into(), Into::into)
 }
 
 /// Runs the command that the command line names.

@@ -6,7 +6,7 @@ use crate::{
     admin::{TokenError, control_socket::SocketError},
     auth,
     cache::storage,
-    config::{Config, Key},
+    config::{Config, Key, Loaded, Mistake},
     error_chain::ErrorChain,
     metrics,
     push::KeyError,
@@ -51,8 +51,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the configuration, or a file that it names, is wrong: then another try cannot help, and the message begins with the
-    /// key.
+    /// Whether the configuration, or a file that it names, is wrong: then another try cannot help, and the message begins
+    /// with the key.
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Upstream { .. }
@@ -97,6 +97,14 @@ impl Error {
             Self::Admin { .. } => Key::new("admin").field("listen"),
             Self::Metrics(_) | Self::Proxy(_) | Self::Randomness(_) => return None,
         })
+    }
+
+    /// What is wrong, at the place of the key whose value, or whose file, it is.
+    pub fn mistake(&self, loaded: &Loaded) -> Mistake {
+        match self.key(&loaded.config) {
+            Some(key) => loaded.origins.mistake(&key, self.problem()),
+            None => Mistake::of_no_key(self.problem()),
+        }
     }
 
     /// What is wrong, without the key.

@@ -18,22 +18,47 @@ use crate::{
     upstream::{self, Context, FailureCause, HealthTable, RateTable, ReadBudget, TokenResult, Upstream, proxy},
 };
 
-/// Loads all that the configuration names, and returns the upstreams in the file's order. An error here keeps [`App::start`] from
-/// starting, or a reload from taking effect.
+/// What of a configuration can be used.
+pub struct Checked {
+    /// The upstreams that could be set up, in the file's order.
+    pub upstreams: Vec<Upstream>,
+    /// Every key whose value, or whose file, cannot be used.
+    pub errors: Vec<Error>,
+}
+
+/// Loads all that the configuration names. Each of the errors would keep [`App::start`] from starting, or a reload from
+/// taking effect; those end at the first one. Blocks.
 ///
 /// [`App::start`]: super::App::start
-///
-/// # Errors
-/// The first key whose value cannot be used.
-pub fn check(config: &Config) -> Result<Vec<Upstream>, Error> {
-    config.server.tls.as_ref().map(ReloadableTls::prepare).transpose()?;
-    config.admin.token_file.as_deref().map(TokenFile::load).transpose()?;
-    AccessControl::load(&config.access)?;
-    auth::check_push_users(&config.access)?;
-    Seal::check(&config.push)?;
-    config.state_directory.as_deref().map_or(Ok(()), state_dir::check)?;
-    DiskStore::check(&config.cache)?;
-    upstreams(config, &upstream_context(Metrics::new()?, "forebay-check"))
+pub fn check(config: &Config) -> Checked {
+    let access = AccessControl::load(&config.access).and_then(|_| auth::check_push_users(&config.access));
+    let token_file = config.admin.token_file.as_deref().map_or(Ok(()), |file| TokenFile::load(file).map(drop));
+    let checks: [Result<(), Error>; 6] = [
+        token_file.map_err(Error::from),
+        access.map_err(Error::from),
+        Seal::check(&config.push).map_err(Error::from),
+        config.state_directory.as_deref().map_or(Ok(()), state_dir::check).map_err(Error::from),
+        DiskStore::check(&config.cache).map_err(Error::from),
+        proxy::check().map_err(Error::from),
+    ];
+    let mut errors: Vec<Error> = checks.into_iter().filter_map(Result::err).collect();
+    errors.extend(config.server.tls.iter().flat_map(ReloadableTls::check).map(Error::from));
+    let mut upstreams = Vec::new();
+    match Metrics::new() {
+        Ok(metrics) => {
+            let context = upstream_context(metrics, "forebay-check");
+            for (index, config) in config.upstreams.iter().enumerate() {
+                let error = |source| Error::Upstream { index, name: config.name.clone(), source };
+                match Upstream::new(config, context.clone()) {
+                    Ok(upstream) => upstreams.push(upstream),
+                    Err(source) => errors.push(error(source)),
+                }
+                errors.extend(Upstream::check_credentials(config).err().map(error));
+            }
+        }
+        Err(error) => errors.push(error.into()),
+    }
+    Checked { upstreams, errors }
 }
 
 /// What all upstreams share. `pseudonym`: the name of this process in `Via`.
@@ -86,10 +111,8 @@ fn seal(config: &Config) -> Result<Seal, Error> {
 
 fn upstreams(config: &Config, context: &Context) -> Result<Vec<Upstream>, Error> {
     let build = |(index, config): (usize, &upstream::Config)| {
-        let upstream = Upstream::new(config, context.clone());
-        upstream
-            .and_then(|upstream| upstream.check_credentials().map(|()| upstream))
-            .map_err(|source| Error::Upstream { index, name: config.name.clone(), source })
+        let upstream = Upstream::check_credentials(config).and_then(|()| Upstream::new(config, context.clone()));
+        upstream.map_err(|source| Error::Upstream { index, name: config.name.clone(), source })
     };
     proxy::check()?;
     config.upstreams.iter().enumerate().map(build).collect()

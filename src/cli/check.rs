@@ -11,7 +11,7 @@ use forebay::{
         self,
         check::{Facts, Ports, warnings},
     },
-    config::{Key, Loaded, Mistake, show::place_to_json},
+    config::{self, Key, Loaded, Mistake, show::place_to_json},
     upstream::{self, ErrorKind, Upstream},
 };
 use serde_json::{Value, json};
@@ -63,15 +63,15 @@ pub(super) fn run(arguments: &ConfigArguments, options: &Options) -> Result<(), 
 fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) -> Result<(), Failure> {
     let loaded = arguments.load().inspect_err(|error| report.errors = error.mistakes().to_vec())?;
     report.file.clone_from(&loaded.file);
-    let upstreams = app::check(&loaded.config).map_err(|error| {
-        report.errors.push(match error.key(&loaded.config) {
-            Some(key) => loaded.origins.mistake(&key, error.problem()),
-            None => Mistake::of_no_key(error.problem()),
-        });
-        Failure::of(error, &loaded)
-    })?;
+    let app::Checked { upstreams, errors } = app::check(&loaded.config);
     report.upstreams = upstreams.len();
-    report.check_authorities(&upstreams, &loaded, options)?;
+    report.errors.extend(errors.iter().map(|error| error.mistake(&loaded)));
+    report.check_authorities(&upstreams, &loaded, options);
+    if let Some(error) = config::Error::of(report.errors.clone()) {
+        let has_flaws = report.errors.len() > errors.len();
+        let is_configuration = has_flaws || errors.iter().any(app::Error::is_configuration);
+        return Err(if is_configuration { error.into() } else { Failure::Failed(error.into()) });
+    }
     report.look(&loaded, options);
     if !options.json {
         report.say();
@@ -95,7 +95,7 @@ fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) ->
 
 impl Report {
     /// Tells which certificates of `ca` cannot be used.
-    fn check_authorities(&mut self, upstreams: &[Upstream], loaded: &Loaded, options: &Options) -> Result<(), Failure> {
+    fn check_authorities(&mut self, upstreams: &[Upstream], loaded: &Loaded, options: &Options) {
         let flaws = upstreams
             .iter()
             .flat_map(|upstream| upstream.ca_flaws().texts.iter().map(|flaw| format!("{}: {flaw}", upstream.name())));
@@ -103,12 +103,12 @@ impl Report {
             true => self.notes.extend(flaws),
             false => flaws.for_each(|flaw| say(&flaw)),
         }
-        let Some(index) = upstreams.iter().position(|upstream| upstream.ca_flaws().all) else { return Ok(()) };
-        let key = Key::new("upstream").item(index).field("ca");
-        let mistake = loaded.origins.mistake(&key, "no certificate of the file can be used");
-        let failure = Failure::Configuration(anyhow::anyhow!("{mistake}"));
-        self.errors.push(mistake);
-        Err(failure)
+        for upstream in upstreams.iter().filter(|upstream| upstream.ca_flaws().all) {
+            let index = loaded.config.upstreams.iter().position(|config| config.name == *upstream.name());
+            let key = index.map(|index| Key::new("upstream").item(index).field("ca"));
+            let problem = "no certificate of the file can be used";
+            self.errors.extend(key.map(|key| loaded.origins.mistake(&key, problem)));
+        }
     }
 
     /// Looks for what cannot work.

@@ -37,8 +37,9 @@ pub enum Place {
 
 impl Error {
     /// `None` without mistakes.
-    pub(super) fn of(mut mistakes: Vec<Mistake>) -> Option<Self> {
+    pub fn of(mut mistakes: Vec<Mistake>) -> Option<Self> {
         mistakes.sort_by_key(|mistake| mistake.place.order());
+        mistakes.dedup();
         mistakes.truncate(MAX_MISTAKES);
         if mistakes.is_empty() { None } else { Some(Self(mistakes)) }
     }

@@ -32,6 +32,7 @@ pub(crate) use self::named_helper::named_helper;
 pub(in crate::upstream) use self::{
     authenticator::{Authenticator, Cause, Known},
     authorization::Authorization,
+    credential_provider::CredentialProvider,
     scheme::{Scheme, is_answerable, names_other_scheme, wants_password, widened},
 };
 pub use token_result::TokenResult;

@@ -9,6 +9,7 @@ use http::{HeaderValue, header};
 
 use super::{
     Access, Config,
+    auth::CredentialProvider,
     client::{ca_file::CaFlaws, outbound_request::RequestMode},
     context::Context,
     error::Error,
@@ -48,12 +49,12 @@ impl Upstream {
         Ok(Self { state, via: Via::Ours, via_mirrors, mode: RequestMode::Normal, client, trace })
     }
 
-    /// Checks the file of its credentials, if any. Blocks on it.
+    /// Checks the file of an upstream's credentials, if any. Blocks on it.
     ///
     /// # Errors
     /// The credentials cannot be used.
-    pub(crate) fn check_credentials(&self) -> Result<(), SetupError> {
-        self.state.authenticator.check_credentials()
+    pub(crate) fn check_credentials(config: &Config) -> Result<(), SetupError> {
+        CredentialProvider::new(config)?.check()
     }
 
     /// What is wrong with the certificates of its `ca`.

@@ -136,8 +136,8 @@ fn each_configuration_in_the_documents_passes_the_check() {
             if SECTIONS.iter().any(|section| table.contains_key(*section)) {
                 let config = parse(directory.path(), &block);
                 let config = config.unwrap_or_else(|error| panic!("{}: {error}\n{block}", document.name()));
-                let upstreams = app::check(&config);
-                assert!(upstreams.is_ok(), "{}: {}\n{block}", document.name(), upstreams.unwrap_err());
+                let errors = app::check(&config).errors;
+                assert!(errors.is_empty(), "{}: {errors:?}\n{block}", document.name());
                 checked += 1;
             }
         }

@@ -18,8 +18,8 @@ use rustls::{
         CertificateDer, PrivateKeyDer, UnixTime,
         pem::{self, PemObject},
     },
-    server::{ParsedCertificate, WebPkiClientVerifier},
-    sign::{CertifiedKey, SingleCertAndKey},
+    server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::{CertifiedKey, SigningKey, SingleCertAndKey},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -83,6 +83,18 @@ struct Files {
 impl LoadedTls {
     pub(super) fn load(config: &TlsConfig) -> Result<LoadedTls, TlsError> {
         Files::read(config)?.load(config)
+    }
+
+    /// All that is wrong with the files: what is wrong with each, else with them together. Blocks.
+    pub(super) fn check(config: &TlsConfig) -> Vec<TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let files = [
+            read_certificates(&config.certificate).map(drop),
+            read(&config.key).and_then(|pem| secret(&pem, &config.key, &provider)).map(drop),
+            config.client_ca.as_deref().map_or(Ok(()), |path| verifier(&read(path)?, path, provider.clone()).map(drop)),
+        ];
+        let errors: Vec<TlsError> = files.into_iter().filter_map(Result::err).collect();
+        if errors.is_empty() { Self::load(config).err().into_iter().collect() } else { errors }
     }
 
     /// Reads the files again; `None` if they are those in use. Blocks.
@@ -150,9 +162,6 @@ fn date(word: &str, time: Option<UnixTime>) -> String {
 
 impl Files {
     fn read(config: &TlsConfig) -> Result<Files, TlsError> {
-        let read = |path: &Path| {
-            small_file::read(path, MAX_FILE).map_err(|source| TlsError::Read { path: path.to_owned(), source })
-        };
         Ok(Files {
             certificate: read(&config.certificate)?,
             key: read(&config.key)?,
@@ -178,17 +187,7 @@ impl Files {
             .with_safe_default_protocol_versions()
             .map_err(|source| TlsError::Setup { source })?;
         let builder = match (&self.client_ca, &config.client_ca) {
-            (Some(pem), Some(path)) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(pem, path)? {
-                    roots.add(certificate).map_err(|source| TlsError::ClientCa { path: path.clone(), source })?;
-                }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
-                builder.with_client_cert_verifier(verifier)
-            }
+            (Some(pem), Some(path)) => builder.with_client_cert_verifier(verifier(pem, path, provider)?),
             _ => builder.with_no_client_auth(),
         };
         let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
@@ -203,13 +202,7 @@ impl Files {
     fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
         let (certificate, key) = (config.certificate.clone(), config.key.clone());
         let chain = certificates(&self.certificate, &certificate)?;
-        let secret =
-            PrivateKeyDer::from_pem_slice(&self.key).map_err(|source| TlsError::NoKey { path: key.clone(), source })?;
-        let secret = provider
-            .key_provider
-            .load_private_key(secret)
-            .map_err(|source| TlsError::Key { path: key.clone(), source })?;
-        let identity = CertifiedKey::new(chain, secret);
+        let identity = CertifiedKey::new(chain, secret(&self.key, &key, provider)?);
         match identity.keys_match() {
             Ok(()) => Ok(identity),
             Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Mismatch { certificate, key }),
@@ -220,8 +213,11 @@ impl Files {
 
 /// Reads the certificates of a PEM file. Blocks.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = small_file::read(path, MAX_FILE).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
-    certificates(&pem, path)
+    certificates(&read(path)?, path)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    small_file::read(path, MAX_FILE).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -229,4 +225,22 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
         .collect::<Result<_, _>>()
         .map_err(|source| TlsError::Pem { path: path.to_owned(), source })?;
     if chain.is_empty() { Err(TlsError::NoCertificate { path: path.to_owned() }) } else { Ok(chain) }
+}
+
+/// The private key of a PEM file.
+fn secret(pem: &[u8], path: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, TlsError> {
+    let secret =
+        PrivateKeyDer::from_pem_slice(pem).map_err(|source| TlsError::NoKey { path: path.to_owned(), source })?;
+    let loaded = provider.key_provider.load_private_key(secret);
+    loaded.map_err(|source| TlsError::Key { path: path.to_owned(), source })
+}
+
+/// What verifies the certificates of clients by the client CAs of a PEM file.
+fn verifier(pem: &[u8], path: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem, path)? {
+        roots.add(certificate).map_err(|source| TlsError::ClientCa { path: path.to_owned(), source })?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated();
+    builder.build().map_err(|source| TlsError::Verifier { path: path.to_owned(), source })
 }

@@ -43,6 +43,11 @@ impl ReloadableTls {
         LoadedTls::load(config).map(PreparedTls)
     }
 
+    /// All that is wrong with the files: what is wrong with each, else with them together. Blocks.
+    pub fn check(config: &TlsConfig) -> Vec<TlsError> {
+        LoadedTls::check(config)
+    }
+
     /// Checks that `prepared` may replace the files in use. The same files may, also if they have expired since.
     ///
     /// # Errors

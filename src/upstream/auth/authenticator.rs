@@ -105,11 +105,6 @@ impl Authenticator {
         })
     }
 
-    /// Checks the file that the credentials come from, if any. Blocks.
-    pub(in crate::upstream) fn check_credentials(&self) -> Result<(), SetupError> {
-        self.credentials.check()
-    }
-
     /// forebay's own user name at the upstream.
     pub(in crate::upstream) fn account(&self) -> Option<String> {
         self.credentials.username()

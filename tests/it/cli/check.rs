@@ -42,11 +42,47 @@ fn a_named_file_with_bad_contents_is_exit_code_2_with_its_key() {
         for command in [&["check"][..], &ON_ANY_PORT] {
             let (code, stdout, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
             assert_eq!((code, &*stdout), (Some(2), ""), "{command:?}: {stderr}");
-            let said = stderr.lines().last().unwrap();
             let expected = format!("forebay: forebay.toml:{place}: ");
+            let said = stderr.lines().find(|line| line.starts_with("forebay: ")).unwrap();
             assert!(said.starts_with(&expected) && said.contains("bad"), "{command:?}: {stderr}");
         }
     }
+}
+
+/// An operator who mends one file after the other restarts forebay as often.
+#[test]
+fn all_bad_files_are_told_at_once() {
+    let directory = directory(
+        "[server.tls]\ncertificate = \"bad\"\nkey = \"bad\"\nclient_ca = \"worse\"\n[access]\nhtpasswd = \"bad\"\n\
+         [push]\nkey_file = \"bad\"\n[[upstream]]\nname = \"a.example\"\nca = \"bad\"\nusername = \"me\"\n\
+         password_file = \"empty\"\n[[upstream]]\nname = \"b.example\"\ndocker_config = \"empty\"\n\
+         [[upstream]]\nname = \"c.example\"\nca = \"short\"\n",
+    );
+    for (name, content) in [("bad", "nothing\n"), ("worse", "nothing\n"), ("empty", ""), ("short", SHORT_KEY)] {
+        fs::write(directory.path().join(name), content).unwrap();
+    }
+    let starts = [
+        "2:1: server.tls.certificate",
+        "3:1: server.tls.key",
+        "4:1: server.tls.client_ca",
+        "6:1: access.htpasswd",
+        "8:1: push.key_file",
+        "11:1: upstream[0].ca",
+        "13:1: upstream[0].password_file",
+        "16:1: upstream[1].docker_config",
+        "19:1: upstream[2].ca",
+    ];
+    // A start goes on without a certificate that cannot be used, with a warning.
+    for (command, starts) in [(&["check"][..], &starts[..]), (&ON_ANY_PORT, &starts[..8])] {
+        let (code, _, stderr) = run(&directory, &[command, &["--config", "forebay.toml"]].concat());
+        assert_eq!(code, Some(2), "{stderr}");
+        let told: Vec<_> = stderr.lines().filter_map(|line| line.strip_prefix("forebay: forebay.toml:")).collect();
+        let is_told = |(line, start): (&&str, &&str)| line.starts_with(&format!("{start}: "));
+        assert!(told.len() == starts.len() && told.iter().zip(starts).all(is_told), "{command:?}: {stderr}");
+    }
+    let (_, stdout, _) = run(&directory, &["check", "--json", "--config", "forebay.toml"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["errors"].as_array().map(Vec::len), Some(starts.len()), "{report}");
 }
 
 /// `openssl req -x509 -newkey rsa:1024 -subj /CN=registry.lan -addext subjectAltName=DNS:registry.lan -days 36500`.
