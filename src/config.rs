@@ -203,13 +203,13 @@ pub fn compose(path: Option<&Path>, text: &str, variables: &Variables, flags: Ov
 
 /// What the sections mean. A part with mistakes, which the document notes, has its default.
 fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Config {
-    let server = document.keep(sections.server.read(document, flags.listen)).unwrap_or_default();
-    let admin = document.keep(sections.admin.read(document, flags.admin, &server)).unwrap_or_default();
-    let cache = document.keep(sections.cache.read(document, flags.cache_dir, flags.max_size)).unwrap_or_default();
+    let server = sections.server.read(document, flags.listen);
+    let admin = sections.admin.read(document, flags.admin, &server);
+    let cache = sections.cache.read(document, flags.cache_dir, flags.max_size);
     let cache = crate::cache::Config { complete: sections.download.complete(), ..cache };
     let client_grants = sections.access.client_grants();
     let by_client = sections.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
-    let access = document.keep(sections.access.read(document, &server, by_client)).unwrap_or_default();
+    let access = sections.access.read(document, &server, by_client);
     let push = document.keep(sections.push.read(document)).unwrap_or_default();
     let of_upstreams = sections.upstream.iter_mut().map(upstream::UpstreamSection::take_rules).collect();
     let upstreams = upstreams::read(document, sections.upstream, client_grants);

@@ -4,13 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{
-    byte_rate::ByteRate,
-    document::Document,
-    error::{Error, Key},
-    paths,
-    units::Period,
-};
+use super::{byte_rate::ByteRate, document::Document, error::Key, paths, units::Period};
 use crate::{
     auth::{ANY_CERTIFICATE, Anonymous, Config, PushUsers},
     transport,
@@ -46,12 +40,7 @@ impl AccessSection {
     }
 
     /// `by_client`: an upstream authorizes clients by their own credentials.
-    pub(super) fn read(
-        self,
-        document: &Document<'_>,
-        server: &transport::Config,
-        by_client: bool,
-    ) -> Result<Config, Error> {
+    pub(super) fn read(self, document: &Document<'_>, server: &transport::Config, by_client: bool) -> Config {
         let section = Key::new("access");
         let readable = |path: PathBuf| document.keep(paths::readable(document, &section.field("htpasswd"), &path));
         let htpasswd = self.htpasswd.and_then(readable);
@@ -61,22 +50,22 @@ impl AccessSection {
         let has_certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) || !is_sure("server.tls");
         let by_client = by_client || !is_sure("upstream");
         if self.anonymous == Anonymous::None && !has_users && !has_certificates && !by_client {
-            return Err(document.error(
+            document.refuse(
                 &section.field("anonymous"),
                 "no client could pull: with \"none\" there must be access.htpasswd, server.tls.client_ca or an upstream \
                  with access = \"client\"",
-            ));
+            );
         }
         let push_users = self
             .push_users
             .map(|names| push_users(document, &section.field("push_users"), &names, has_users, has_certificates));
-        Ok(Config {
+        Config {
             anonymous: self.anonymous,
             htpasswd,
             push_users,
             allow_clear_login: self.allow_clear_login,
             client_rate: self.client_rate.map(|ByteRate(rate)| rate),
-        })
+        }
     }
 }
 
@@ -104,7 +93,7 @@ fn push_users(
     push_users
 }
 
-/// Why a name of `push_users` can be nobody's.
+/// Why no client can have a name of `push_users`.
 fn problem_of(name: &str, has_users: bool, has_certificates: bool) -> Option<&'static str> {
     match name {
         ANY_CERTIFICATE if has_certificates => None,

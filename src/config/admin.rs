@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     address::covers,
     document::Document,
-    error::{Error, Key},
+    error::Key,
     server::{address, allowed_hosts},
 };
 use crate::{admin::Config, transport};
@@ -24,12 +24,7 @@ pub(super) struct AdminSection {
 }
 
 impl AdminSection {
-    pub(super) fn read(
-        self,
-        document: &Document<'_>,
-        flag: Option<SocketAddr>,
-        server: &transport::Config,
-    ) -> Result<Config, Error> {
+    pub(super) fn read(self, document: &Document<'_>, flag: Option<SocketAddr>, server: &transport::Config) -> Config {
         let section = Key::new("admin");
         let key = if flag.is_some() { Key::new("--admin") } else { section.field("listen") };
         let listen = match (flag, &self.listen) {
@@ -52,15 +47,15 @@ impl AdminSection {
         let allowed_hosts = allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts);
         let path = |field: &str, path: Option<PathBuf>| {
             let key = section.field(field);
-            match path {
-                Some(path) if path.as_os_str().is_empty() => Err(document.error(&key, "must not be empty")),
-                path => Ok(path.map(|path| document.resolve(&key, &path))),
+            if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+                document.refuse(&key, "must not be empty");
             }
+            path.map(|path| document.resolve(&key, &path))
         };
-        let (socket, token_file) = (path("socket", self.socket)?, path("token_file", self.token_file)?);
+        let (socket, token_file) = (path("socket", self.socket), path("token_file", self.token_file));
         if self.socket_group.as_deref() == Some("") {
-            return Err(document.error(&section.field("socket_group"), "must not be empty"));
+            document.refuse(&section.field("socket_group"), "must not be empty");
         }
-        Ok(Config { listen, allowed_hosts, socket, socket_group: self.socket_group, token_file })
+        Config { listen, allowed_hosts, socket, socket_group: self.socket_group, token_file }
     }
 }

@@ -36,7 +36,7 @@ impl CacheSection {
         document: &Document<'_>,
         directory_flag: Option<PathBuf>,
         max_size_flag: Option<u64>,
-    ) -> Result<Config, Error> {
+    ) -> Config {
         let (section, defaults) = (Key::new("cache"), Config::default());
         let size = |given: Option<Size>, default| given.map_or(default, |Size(bytes)| bytes);
         let period = |given: Option<Period>, default| given.map_or(default, |Period(period)| period);
@@ -72,12 +72,12 @@ impl CacheSection {
             && min_free >= total
         {
             let directory = config.directory.display();
-            return Err(document.error(
+            document.refuse(
                 &section.field("min_free"),
                 format!("must be less than the file system of {directory} has: {total} bytes"),
-            ));
+            );
         }
-        Ok(config)
+        config
     }
 }
 

@@ -17,9 +17,11 @@ pub(super) fn read(
 ) -> Rules {
     let names: Vec<&str> = upstreams.iter().map(|upstream| &*upstream.name).collect();
     let mut rules = Vec::new();
-    for (index, (sections, upstream)) in of_upstreams.into_iter().zip(upstreams).enumerate() {
+    for (index, sections) in of_upstreams.into_iter().enumerate() {
         let array = Key::new("upstream").item(index).field("rule");
-        rules.push((upstream.name.clone(), rule::read(document, &array, sections, &names)));
+        let read = rule::read(document, &array, sections, &names);
+        // A section without a usable name is no upstream, and is refused.
+        rules.extend(upstreams.get(index).map(|upstream| (upstream.name.clone(), read)));
     }
     Rules::new(rules, rule::read(document, &Key::new("rule"), general, &names))
 }

@@ -41,7 +41,7 @@ struct Tls {
 }
 
 impl ServerSection {
-    pub(super) fn read(self, document: &Document<'_>, flags: Vec<SocketAddr>) -> Result<Config, Error> {
+    pub(super) fn read(self, document: &Document<'_>, flags: Vec<SocketAddr>) -> Config {
         let defaults = Config::default();
         let section = Key::new("server");
         let networks_key = section.field("trusted_networks");
@@ -70,7 +70,7 @@ impl ServerSection {
         if config.max_connections == 0 {
             document.refuse(&section.field("max_connections"), "must be at least 1");
         }
-        Ok(config)
+        config
     }
 }
 

@@ -128,7 +128,7 @@ impl Reader<'_> {
                 vec![document.keep(self.url(&self.key.field("name"), &url))?]
             }
         };
-        let timeouts = document.keep(self.timeouts(&section)).unwrap_or_default();
+        let timeouts = self.timeouts(&section);
         let has_passwords = credential != CredentialSource::Anonymous || access != Access::Shared;
         document.keep(self.check_schemes(&urls, has_passwords));
         let aliases = section.aliases.unwrap_or_else(|| owned(known.map_or(&[], |registry| registry.aliases)));
@@ -163,20 +163,21 @@ impl Reader<'_> {
         }
     }
 
-    fn timeouts(&self, section: &UpstreamSection) -> Result<UpstreamTimeouts, Error> {
+    fn timeouts(&self, section: &UpstreamSection) -> UpstreamTimeouts {
         let UpstreamTimeouts { connect, response, idle } = UpstreamTimeouts::default();
-        let read = |field: &str, period: Option<Period>, default: Duration| match period {
-            Some(Period(Duration::ZERO)) => {
-                Err(self.error(field, "must be more than 0: every wait for an upstream has to end; write \"30s\", say"))
+        let read = |field: &str, period: Option<Period>, default: Duration| {
+            let period = period.map_or(default, |Period(period)| period);
+            if period.is_zero() {
+                let problem = "must be more than 0: every wait for an upstream has to end; write \"30s\", say";
+                self.document.refuse(&self.key.field(field), problem);
             }
-            Some(Period(period)) => Ok(period),
-            None => Ok(default),
+            period
         };
-        Ok(UpstreamTimeouts {
-            connect: read("connect_timeout", section.connect_timeout, connect)?,
-            response: read("response_timeout", section.response_timeout, response)?,
-            idle: read("idle_timeout", section.idle_timeout, idle)?,
-        })
+        UpstreamTimeouts {
+            connect: read("connect_timeout", section.connect_timeout, connect),
+            response: read("response_timeout", section.response_timeout, response),
+            idle: read("idle_timeout", section.idle_timeout, idle),
+        }
     }
 
     fn check_schemes(&self, urls: &[Url], has_passwords: bool) -> Result<(), Error> {
@@ -354,7 +355,8 @@ impl Reader<'_> {
         match (username, file) {
             (Some(username), Some(file)) => {
                 if username.is_empty() || username.contains(':') {
-                    return Err(self.error("username", "must not be empty or have a colon in it (RFC 7617)"));
+                    let problem = "must not be empty or have a colon in it (RFC 7617)";
+                    self.document.refuse(&self.key.field("username"), problem);
                 }
                 let password_file = paths::readable(self.document, &self.key.field("password_file"), file)?;
                 Ok(Some(CredentialSource::Password { username: username.to_owned(), password_file }))

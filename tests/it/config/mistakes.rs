@@ -102,7 +102,10 @@ fn no_message_has_the_words_of_a_parser() {
 fn no_mistake_hides_another() {
     let text = "[server]\nlisten = [\"mirror.lan:1\", \"mirror.lan:2\"]\nmax_connections = 0\nlisen = 1\n\
                 [cache]\ntag_ttl = 60\nmax_size = 0\nprefetch = 99\n[access]\nhtpasswd = \"none\"\n\
-                [[upstream]]\nname = \"a b\"\nconnections = 0\nca = \"none\"\n[[upstream]]\nname = \"c.d\"\npush = 1\n";
+                anonymous = \"none\"\npush_users = \"certificate:*\"\n[admin]\nsocket = \"\"\nsocket_group = \"\"\n\
+                [[upstream]]\nname = \"a b\"\nconnections = 0\nca = \"none\"\n[[upstream]]\nname = \"c.d\"\npush = 1\n\
+                username = \"a:b\"\npassword_file = \"none\"\nconnect_timeout = 0\nidle_timeout = 0\n\
+                [[upstream.rule]]\nmatch = \"\"\n[[rule]]\nmatch = \"a b\"\n";
     let error = parse(text).unwrap_err();
     let keys: Vec<_> = error.mistakes().iter().filter_map(|mistake| mistake.key()).collect();
     let expected = [
@@ -114,10 +117,27 @@ fn no_mistake_hides_another() {
         "cache.max_size",
         "cache.prefetch",
         "access.htpasswd",
+        "access.push_users",
+        "admin.socket",
+        "admin.socket_group",
         "upstream[0].name",
         "upstream[0].connections",
         "upstream[0].ca",
         "upstream[1].push",
+        "upstream[1].username",
+        "upstream[1].password_file",
+        "upstream[1].connect_timeout",
+        "upstream[1].idle_timeout",
+        "upstream[1].rule[0].match",
+        "rule[0].match",
     ];
     assert_eq!(keys, expected, "{error}");
+    for (text, keys) in [
+        ("anonymous = \"none\"\npush_users = \"certificate:*\"\n", ["access.anonymous", "access.push_users"]),
+        ("[cache]\nmin_free = \"1 EiB\"\n[admin]\nlisten = \"5001\"\n", ["cache.min_free", "admin.listen"]),
+    ] {
+        let error = parse(&format!("state_directory = \"/cache/keys\"\n[access]\n{text}")).unwrap_err();
+        let told: Vec<_> = error.mistakes().iter().filter_map(|mistake| mistake.key()).collect();
+        assert_eq!(told, [&["state_directory"], &keys[..]].concat(), "{error}");
+    }
 }
