@@ -1,13 +1,9 @@
 //! Rates as a configuration writes them.
 
-use std::fmt;
-
 use bytesize::ByteSize;
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, Visitor},
-};
+use serde::{Deserialize, Deserializer};
 
+use super::units::{Quantity, read_quantity};
 use crate::rate::BytesPerSecond;
 
 /// A higher rate is a typing error, in bytes per second.
@@ -32,28 +28,14 @@ impl std::str::FromStr for ByteRate {
     }
 }
 
-impl<'de> Deserialize<'de> for ByteRate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RateForm)
-    }
+/// A number without a unit is refused: many programs count bits.
+impl Quantity for ByteRate {
+    const FORMS: &'static str = "a rate such as \"50 MB/s\"";
 }
 
-/// A number without a unit is refused: many programs count bits.
-struct RateForm;
-
-impl Visitor<'_> for RateForm {
-    type Value = ByteRate;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a rate such as \"50 MB/s\"")
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<ByteRate, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<ByteRate, E> {
-        text.parse().map_err(E::custom)
+impl<'de> Deserialize<'de> for ByteRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read_quantity(deserializer)
     }
 }
 

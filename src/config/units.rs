@@ -1,6 +1,6 @@
 //! Sizes and durations as a configuration writes them.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{
@@ -26,16 +26,16 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.trim().parse::<ByteSize>() {
-            Ok(ByteSize(bytes)) => Self::checked(bytes),
+        let text = text.trim();
+        match text.parse::<ByteSize>() {
+            // The half of a byte is none.
+            _ if text.contains('.') && text.parse::<f64>().is_ok() => {
+                Err(format!("{text} of what? write \"{text} GiB\", with a unit"))
+            }
+            Ok(ByteSize(bytes)) if bytes > MAX_SIZE => Err("must be at most 1 EiB".to_owned()),
+            Ok(ByteSize(bytes)) => Ok(Self(bytes)),
             Err(_) => Err(format!("must be a size such as \"50 GiB\" or \"300 MB\", not {text:?}")),
         }
-    }
-}
-
-impl Size {
-    fn checked(bytes: u64) -> Result<Self, String> {
-        if bytes > MAX_SIZE { Err("must be at most 1 EiB".to_owned()) } else { Ok(Self(bytes)) }
     }
 }
 
@@ -56,56 +56,55 @@ impl FromStr for Period {
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SizeForm)
-    }
+/// What a person writes as a number with a unit.
+pub(super) trait Quantity: FromStr<Err = String> {
+    /// How it is written.
+    const FORMS: &'static str;
 }
 
-/// A size is text or a number, so its reader does not say which it wants.
-struct SizeForm;
+impl Quantity for Size {
+    const FORMS: &'static str = "a size such as \"50 GiB\" or \"300 MB\", or a number of bytes";
+}
 
-impl Visitor<'_> for SizeForm {
-    type Value = Size;
+impl Quantity for Period {
+    const FORMS: &'static str = "a duration such as \"30s\", \"5m\" or \"30d\"";
+}
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a size such as \"50 GiB\" or \"300 MB\", or a number of bytes")
-    }
-
-    fn visit_u64<E: Error>(self, bytes: u64) -> Result<Size, E> {
-        Size::checked(bytes).map_err(E::custom)
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Size, E> {
-        Err(E::custom(format!("{number} of what? write \"{number} GiB\", with a unit")))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
-        text.parse().map_err(E::custom)
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        read_quantity(deserializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PeriodForm)
+        read_quantity(deserializer)
     }
 }
 
-/// The same for durations.
-struct PeriodForm;
+/// A quantity is text or a number, so its reader does not say which it wants.
+pub(super) fn read_quantity<'de, Q: Quantity, D: Deserializer<'de>>(deserializer: D) -> Result<Q, D::Error> {
+    deserializer.deserialize_any(QuantityForm(PhantomData))
+}
 
-impl Visitor<'_> for PeriodForm {
-    type Value = Period;
+struct QuantityForm<Q>(PhantomData<Q>);
+
+impl<Q: Quantity> Visitor<'_> for QuantityForm<Q> {
+    type Value = Q;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration such as \"30s\", \"5m\" or \"30d\"")
+        f.write_str(Q::FORMS)
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Period, E> {
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Q, E> {
         self.visit_str(&number.to_string())
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Period, E> {
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Q, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Q, E> {
         text.parse().map_err(E::custom)
     }
 }
@@ -138,6 +137,15 @@ pub(super) fn period(period: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fraction_of_a_size_needs_a_unit() {
+        assert_eq!("1.5 GiB".parse(), Ok(Size(3 << 29)));
+        for bad in ["1.5", " 0.5 ", "1."] {
+            let problem = bad.parse::<Size>().unwrap_err();
+            assert!(problem.contains("of what?"), "{bad}: {problem}");
+        }
+    }
 
     #[test]
     fn a_duration_needs_a_unit_unless_it_is_zero() {
