@@ -9,7 +9,8 @@
 //! [`transport::Config`], and that has the defaults. A new key is a field of its section's struct. Beside the sections:
 //! `file` and `variables` (what is read), `node` (values with their places), `syntax` (text that is no TOML), `typed`,
 //! `wanted` and `unknown_key` (values to sections), `schema` (which keys exist), `document` (keys to places), `origins`,
-//! `error`, and small tools: `address`, `authority`, `paths`, `suggest`, `units`, `well_known` (registries that need no URL).
+//! `error`, and small tools: `address`, `authority`, `paths`, `printable`, `suggest`, `units`, `well_known` (registries that
+//! need no URL).
 //! See docs/decisions/0023-one-tree-for-configuration.md.
 
 mod access;
@@ -25,6 +26,7 @@ mod file;
 mod node;
 mod origins;
 mod paths;
+mod printable;
 mod push;
 mod rule;
 mod rules;

@@ -12,13 +12,16 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use super::{
-    error::{Error, Key, Mistake, Place},
+    error::{Error, Key, MAX_MISTAKES, Mistake, Place},
     node::{Node, Text, Value},
     origins::Origins,
     schema::Schema,
     syntax, typed,
     variables::{self, Variables},
 };
+
+/// How many mistakes are noted; the first of them in the order of the file are told.
+const MAX_NOTED: usize = 10 * MAX_MISTAKES;
 
 /// The values of a file and of variables, with their places.
 pub(super) struct Document<'a> {
@@ -69,9 +72,11 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// Of many more mistakes than are told, the rest is not noted: each check looks through those that are.
     fn note(&self, mistakes: Vec<Mistake>) {
+        let room = MAX_NOTED.saturating_sub(self.mistakes.borrow().len());
         let mistakes = mistakes.into_iter().filter(|mistake| !self.is_of_unread_line(mistake));
-        self.mistakes.borrow_mut().extend(mistakes);
+        self.mistakes.borrow_mut().extend(mistakes.take(room));
     }
 
     /// Whether a mistake may come of a line that could not be read.

@@ -5,6 +5,8 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
+use super::printable::printable;
+
 /// A file with more mistakes than this is another program's; the rest is not told.
 pub(super) const MAX_MISTAKES: usize = 100;
 
@@ -36,11 +38,12 @@ pub enum Place {
 }
 
 impl Error {
-    /// `None` without mistakes.
+    /// Each of these mistakes once; `None` without mistakes.
     pub fn of(mut mistakes: Vec<Mistake>) -> Option<Self> {
         mistakes.sort_by_key(|mistake| mistake.place.order());
         mistakes.dedup();
         mistakes.truncate(MAX_MISTAKES);
+        mistakes.iter_mut().for_each(Mistake::make_printable);
         if mistakes.is_empty() { None } else { Some(Self(mistakes)) }
     }
 
@@ -92,6 +95,11 @@ impl Mistake {
     /// Something wrong that is not the value of a key.
     pub fn of_no_key(problem: impl Into<String>) -> Self {
         Self { place: Place::Default, key: None, problem: problem.into() }
+    }
+
+    fn make_printable(&mut self) {
+        self.problem = printable(&self.problem).into_owned();
+        self.key = self.key.take().map(|Key(key)| Key(printable(&key).into_owned()));
     }
 
     pub fn place(&self) -> &Place {
@@ -260,6 +268,8 @@ mod tests {
         let error = Error::of(mistakes).unwrap();
         assert_eq!(error.to_string(), "f:2:1: a.b: wrong\nf:12:1: a.b: wrong\nX: wrong\n--x: wrong");
         assert_eq!(Error::of(Vec::new()), None);
-        assert_eq!(Error::of(vec![mistake(at(1)); 500]).unwrap().mistakes().len(), MAX_MISTAKES);
+        let many = (1..=500).map(|line| mistake(at(line))).collect();
+        assert_eq!(Error::of(many).unwrap().mistakes().len(), MAX_MISTAKES);
+        assert_eq!(Error::of(vec![mistake(at(1)); 2]).unwrap().mistakes().len(), 1, "each is told once");
     }
 }

@@ -6,8 +6,12 @@
 pub(super) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let name = plain(name);
-    let distances = known.into_iter().map(|known| (strsim::osa_distance(&name, &plain(known)), known));
-    let close = distances.filter(|(distance, known)| distance * 3 <= name.len().max(known.len()));
+    let length = name.chars().count();
+    let is_close = |distance: usize, known: &str| distance * 3 <= name.len().max(known.len());
+    // The distance is at least the difference of the lengths, and takes long to find for a long name.
+    let known = known.into_iter().filter(|known| is_close(length.abs_diff(known.chars().count()), known));
+    let distances = known.map(|known| (strsim::osa_distance(&name, &plain(known)), known));
+    let close = distances.filter(|(distance, known)| is_close(*distance, known));
     close.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     error::{Key, MAX_MISTAKES, Mistake, Place, Position},
     node::{Node, Text, Value},
+    unknown_key::{NO_PASSWORD, is_secret},
     wanted::truth,
 };
 
@@ -26,19 +27,20 @@ pub(super) struct Unread {
 pub(super) fn explain(text: &Text<'_>, errors: &[toml::de::Error], tree: &Node) -> Vec<Unread> {
     let offset = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
     let Some(first) = errors.iter().map(offset).min() else { return Vec::new() };
-    if let Some((line, problem)) = other_language(text, text.position(first).line) {
+    if let Some((line, problem)) = other_language(text, text.line_at(first)) {
         let position = Position { line, column: 1 };
         let place = Place::File { file: text.file.clone(), position: Some(position) };
         return vec![Unread { line: 0, mistake: Mistake { place, key: None, problem }, misleads: true }];
     }
-    let lines = errors.iter().map(|error| (text.position(offset(error)).line, error));
-    if let Some(open) = lines.clone().find_map(|(line, _)| open_list(text, line)) {
+    let mut seen = HashSet::new();
+    let lines = errors.iter().map(|error| (text.line_at(offset(error)), error));
+    let lines: Vec<_> = lines.filter(|(line, _)| seen.insert(*line)).take(MAX_MISTAKES).collect();
+    if let Some(open) = lines.iter().find_map(|(line, _)| open_list(text, *line)) {
         return vec![unclosed_list(text, open)];
     }
     let keys = keys_of_lines(text.text);
-    let mut seen = HashSet::new();
-    let errors = lines.filter(|(line, _)| seen.insert(*line)).take(MAX_MISTAKES);
-    errors
+    lines
+        .into_iter()
         .map(|(line, error)| {
             let key = keys.get(line - 1).cloned().flatten();
             let misleads = text.line(line).trim().starts_with('[') || error.message().starts_with("unclosed");
@@ -125,6 +127,9 @@ fn as_toml(lines: &[&str]) -> String {
         let Some((name, value)) = line.split_once(':') else { break };
         match value.trim() {
             "" => header = format!("[{}] / ", name.trim_start_matches("- ")),
+            _ if is_secret(name.trim_start_matches("- ")) => {
+                return format!("{header}password_file = \"hub.password\"");
+            }
             value => return format!("{header}{} = {}", name.trim_start_matches("- "), as_value(value)),
         }
         if let Some(item) = significant.clone().next().and_then(|next| next.strip_prefix("- "))
@@ -192,12 +197,13 @@ fn line_problem(line: &str, message: &str) -> String {
     if name.is_empty() || name.contains(' ') && !name.starts_with(['"', '\'']) {
         return "this is no key: a line is KEY = VALUE".to_owned();
     }
-    value_problem(name, value, message)
+    if is_secret(name) { NO_PASSWORD.to_owned() } else { value_problem(name, value, message) }
 }
 
 /// A line without `=`.
 fn no_assignment(line: &str) -> String {
     match line.split_once(char::is_whitespace) {
+        Some((name, _)) if is_secret(name) => NO_PASSWORD.to_owned(),
         Some((name, value)) => {
             format!("there is no = in this line: write {} = {}", name.trim_end_matches(':'), as_value(value.trim()))
         }
@@ -278,6 +284,9 @@ mod tests {
             ("[server", "unclosed table", "a section begins with its name in brackets: write [server]"),
             ("[[upstream]", "", "a section begins with its name in brackets: write [[upstream]]"),
             ("a == 1", "", "one = is enough: write a = …"),
+            ("password = hunter2", "", NO_PASSWORD),
+            ("Token \"hunter2\"", "", NO_PASSWORD),
+            ("secret = “hunter2”", "", NO_PASSWORD),
             ("= 1", "", "this is no key: a line is KEY = VALUE"),
             ("]", "", "this line belongs to no key"),
         ] {
@@ -290,6 +299,7 @@ mod tests {
         for (text, toml) in [
             ("cache:\n  max_size: 10 GiB\n", "[cache] / max_size = \"10 GiB\""),
             ("---\n# mine\nserver:\n  clear_http: true", "[server] / clear_http = true"),
+            ("upstream:\n- password: hunter2\n", "[upstream] / password_file = \"hub.password\""),
             ("listen:\n- 127.0.0.1:5000\n", "listen = [\"127.0.0.1:5000\"]"),
             ("cache:\n", "[cache] / max_size = \"10 GiB\""),
         ] {

@@ -19,7 +19,7 @@ use super::{
     node::{Node, Value},
     schema::Schema,
     suggest::alternatives,
-    unknown_key,
+    unknown_key::{self, is_section},
     wanted::{self, Written},
 };
 
@@ -32,7 +32,7 @@ pub(super) fn read<T: Default + for<'de> Deserialize<'de>>(root: &Node, schema: 
         let unknown = reading.unknown.into_inner();
         let fault = match read {
             Ok(sections) => {
-                mistakes.extend(unknown);
+                mistakes.extend(unknown.iter().map(|unknown| unknown.explain(schema)));
                 return (sections, mistakes);
             }
             Err(fault) => fault,
@@ -45,7 +45,7 @@ pub(super) fn read<T: Default + for<'de> Deserialize<'de>>(root: &Node, schema: 
         }
         let next = key.list();
         if next.as_str().is_empty() || left_out.contains(&next) || left_out.len() >= MAX_MISTAKES {
-            mistakes.extend(unknown);
+            mistakes.extend(unknown.iter().map(|unknown| unknown.explain(schema)));
             return (T::default(), mistakes);
         }
         left_out.push(next);
@@ -56,7 +56,23 @@ pub(super) fn read<T: Default + for<'de> Deserialize<'de>>(root: &Node, schema: 
 struct Reading<'r> {
     schema: &'r Schema,
     left_out: &'r [Key],
-    unknown: RefCell<Vec<Mistake>>,
+    unknown: RefCell<Vec<Unknown>>,
+}
+
+/// A key that its section does not have.
+struct Unknown {
+    section: Key,
+    name: String,
+    place: Place,
+    is_section: bool,
+    fields: &'static [&'static str],
+}
+
+impl Unknown {
+    fn explain(&self, schema: &Schema) -> Mistake {
+        let problem = unknown_key::explain(&self.section, &self.name, self.is_section, self.fields, schema);
+        Mistake { place: self.place.clone(), key: Some(self.section.field(&self.name)), problem }
+    }
 }
 
 /// A value with its key.
@@ -184,10 +200,15 @@ impl<'de> Deserializer<'de> for Typed<'_> {
         let Value::Table(entries) = &self.node.value else {
             return self.refuse(wanted::section(&self.written(), self.reading.schema));
         };
-        for (name, node) in entries.iter().filter(|(name, _)| !fields.contains(&name.as_str())) {
-            let problem = unknown_key::explain(&self.key, name, node, fields, self.reading.schema);
-            let mistake = Mistake { place: node.place.clone(), key: Some(self.key.field(name)), problem };
-            self.reading.unknown.borrow_mut().push(mistake);
+        let unknown = entries.iter().filter(|(name, _)| !fields.contains(&name.as_str()));
+        for (name, node) in unknown.take(MAX_MISTAKES) {
+            self.reading.unknown.borrow_mut().push(Unknown {
+                section: self.key.clone(),
+                name: name.clone(),
+                place: node.place.clone(),
+                is_section: is_section(node),
+                fields,
+            });
         }
         let known = Entries { known: Some(fields), ..Entries::new(entries, &self) };
         self.place(visitor.visit_map(known))
@@ -304,7 +325,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
         match self.next.take() {
             Some(value) => value.read(seed),
-            None => Err(de::Error::custom("a value was asked for before its key")),
+            None => Err(de::Error::custom("a value comes before its key")),
         }
     }
 }

@@ -28,18 +28,26 @@ const ALSO_CALLED: [(&str, &str); 13] = [
 /// Names under which people write a password into the file.
 const SECRETS: [&str; 5] = ["password", "passwd", "pass", "token", "secret"];
 
+/// What is said of such a key.
+pub(super) const NO_PASSWORD: &str =
+    "passwords are not written here; put it into a file and name it: password_file = \"hub.password\"";
+
+/// Whether a key of this name would be a password: its value is never repeated.
+pub(super) fn is_secret(name: &str) -> bool {
+    SECRETS.iter().any(|secret| name.eq_ignore_ascii_case(secret))
+}
+
 /// Why `name` is no key of `section`, whose keys are `fields`, and what may be meant.
-pub(super) fn explain(section: &Key, name: &str, node: &Node, fields: &[&str], schema: &Schema) -> String {
+pub(super) fn explain(section: &Key, name: &str, is_section: bool, fields: &[&str], schema: &Schema) -> String {
     let lower = name.to_ascii_lowercase();
-    if SECRETS.contains(&lower.as_str()) && fields.contains(&"password_file") {
-        return "passwords are not written here; put it into a file and name it: password_file = \"hub.password\""
-            .to_owned();
+    if is_secret(name) && fields.contains(&"password_file") {
+        return NO_PASSWORD.to_owned();
     }
     let also = ALSO_CALLED.iter().find(|(called, meant)| *called == lower && fields.contains(meant));
     let longer =
         || fields.iter().copied().find(|field| field.strip_prefix(&lower).is_some_and(|rest| rest.starts_with('_')));
     let meant = also.map(|(_, meant)| *meant).or_else(|| closest(name, fields.iter().copied())).or_else(longer);
-    if section.as_str().is_empty() && is_section(node) {
+    if section.as_str().is_empty() && is_section {
         return match meant.filter(|meant| matches!(schema.kind(meant), Some(Kind::Section | Kind::Sections))) {
             Some(meant) => format!("unknown section; did you mean {}?", schema.header(meant)),
             None => {
@@ -62,7 +70,8 @@ pub(super) fn explain(section: &Key, name: &str, node: &Node, fields: &[&str], s
     format!("unknown key; {} has {}", schema.header(&without_indices(section)), fields.join(", "))
 }
 
-fn is_section(node: &Node) -> bool {
+/// Whether a value is written as a section, or several.
+pub(super) fn is_section(node: &Node) -> bool {
     match &node.value {
         Value::Table(_) => true,
         Value::List(items) => items.iter().any(|item| matches!(item.value, Value::Table(_))),

@@ -218,7 +218,7 @@ impl Reader<'_> {
                 key,
                 match bare.filter(|bare| is_authority(bare)) {
                     Some(bare) => format!("{forms}: write {bare:?}"),
-                    None => format!("{forms}, not {name:?}"),
+                    None => format!("{forms}{}", not(name)),
                 },
             ));
         }
@@ -235,10 +235,8 @@ impl Reader<'_> {
     fn realm(&self, key: &Key, realm: &str) -> Result<String, Error> {
         let lower = realm.to_ascii_lowercase();
         if !is_authority(&lower) {
-            return Err(self.document.error(
-                key,
-                format!("must be the HOST or HOST:PORT of a token realm, such as \"auth.docker.io\", not {realm:?}"),
-            ));
+            let forms = "must be the HOST or HOST:PORT of a token realm, such as \"auth.docker.io\"";
+            return Err(self.document.error(key, format!("{forms}{}", not(realm))));
         }
         Ok(lower)
     }
@@ -378,6 +376,11 @@ impl Reader<'_> {
 fn lacks_scheme(text: &str) -> bool {
     let host = text.split('/').next().unwrap_or_default().to_ascii_lowercase();
     is_authority(&host) && !text.contains(['@', '?', '#'])
+}
+
+/// What was written in place of a host; nothing if it may have a password in it.
+fn not(written: &str) -> String {
+    if written.contains('@') { String::new() } else { format!(", not {written:?}") }
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {

@@ -190,7 +190,7 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "upstream[0].urls",
         "must not mix https and http",
     ),
-    // What the next version does.
+    // Pushes, and whose credentials decide.
     ("[push]\nkey_file = \"missing.key\"", 2, "push.key_file", "cannot read"),
     ("[push]\nkey = \"x\"", 2, "push.key", "did you mean key_file?"),
     ("[[upstream]]\nname = \"a.b\"\npush = \"yes\"", 3, "upstream[0].push", "write push = true, without quotes"),
@@ -302,6 +302,64 @@ fn a_missing_file_is_named() {
 /// A password that was written into a URL by mistake must not go into a log.
 #[test]
 fn a_password_is_not_repeated() {
-    let error = parse("[[upstream]]\nname = \"a.b\"\nurls = [\"https://user:hunter2@a.b\"]").unwrap_err();
-    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let url = "https://me:hunter2@a.b";
+    for line in [
+        format!("urls = [\"{url}\"]"),
+        format!("urls = [[\"{url}\"]]"),
+        format!("urls = {url}"),
+        format!("urls = “{url}”"),
+        format!("urls = \"{url}\", \"{url}\""),
+        format!("urls {url}"),
+        format!("urls: {url}"),
+        format!("aliases = \"{url}\""),
+        format!("realms = \"{url}\""),
+        format!("hosts = \"{url}\""),
+        "aliases = \"me:hunter2@a.b\"".to_owned(),
+        "realms = \"me:hunter2@a.b\"".to_owned(),
+        "hosts = \"me:hunter2@a.b\"".to_owned(),
+        "password = hunter2".to_owned(),
+        "password = \"hunter2\"".to_owned(),
+        "password = “hunter2”".to_owned(),
+        "password: hunter2".to_owned(),
+        "password hunter2".to_owned(),
+        "token = \"hunter2".to_owned(),
+        format!("[server]\nlisten = \"{url}\""),
+        format!("[rule]\nmatch = \"{url}\""),
+    ] {
+        let error = parse(&format!("[[upstream]]\nname = \"a.b\"\n{line}\n")).expect_err(&line);
+        assert!(!error.to_string().contains("hunter2"), "{line}: {error}");
+        assert!(error.mistakes().iter().all(|mistake| !mistake.problem().contains("hunter2")), "{line}: {error}");
+    }
+}
+
+/// Files that no person wrote as a configuration.
+#[test]
+fn hostile_files_are_refused_in_few_short_lines() {
+    let text = |repeated: &str| repeated.repeat((10 << 10) / repeated.len());
+    for text in [
+        text("x\n"),
+        text("=\n"),
+        format!("a = [{}]", text(",")),
+        text("a = [\n"),
+        text("[[upstream]]\n"),
+        text("[server]\n"),
+        text("\""),
+        text("\0"),
+        text("k"),
+        format!("a{} = 1", text(".a")),
+        format!("[{}]", text("a.")),
+        format!("a = {}", text("[")),
+        format!("a = {}", text("{a=")),
+        format!("a = [{}]", text("1,")),
+        format!("[server]\n{} = 1", text("k")),
+        format!("[server]\nlisten = [1]\n{}", (0..1_000).map(|key| format!("k{key} = 1\n")).collect::<String>()),
+        "[server]\n\"\\u001b[31m\\nforebay: fine\" = 1".to_owned(),
+        "\u{feff}\u{202e}[server]\nlisten = 1".to_owned(),
+    ] {
+        let head: String = text.chars().take(40).collect();
+        let error = parse(&text).expect_err(&head).to_string();
+        assert!(error.lines().count() <= 100, "{head:?}: {error}");
+        let is_short = |line: &str| line.len() <= 20_000 && !line.contains(|c: char| c.is_control());
+        assert!(error.lines().all(is_short), "{head:?}: {error}");
+    }
 }
