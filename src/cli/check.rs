@@ -50,7 +50,7 @@ struct Report {
 /// Validates the configuration and the files it names.
 ///
 /// # Errors
-/// It cannot be used; or, if that was asked for, it has warnings or an upstream does not respond.
+/// It cannot be used; with `strict` it has warnings; with `online` an upstream does not respond.
 pub(super) fn run(arguments: &ConfigArguments, options: &Options) -> Result<(), Failure> {
     let mut report = Report::default();
     let checked = check(arguments, options, &mut report);

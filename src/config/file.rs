@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
 /// The text of a file that need not be there.
 ///
 /// # Errors
-/// As [`read`], but that a missing file is none. A link to nowhere is an error: somebody meant a file.
+/// As [`read`], but that a missing file is none. A link to nowhere is an error: the operator meant a file.
 pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
     match content(path) {
         Ok(text) => Ok(Some(text)),

@@ -1,7 +1,7 @@
 //! Which sections and keys exist, and of what kind their values are.
 //!
-//! The schema is learnt from the structs of the sections: they read a document of dummies, and tell by what they ask for
-//! which fields they have. So a new field needs no second entry anywhere.
+//! The schema is learnt from the structs of the sections: they read a document of dummies, and tell by the types that
+//! they want which fields they have. So a new field needs no second entry anywhere.
 
 use std::{cell::RefCell, fmt};
 
@@ -74,7 +74,7 @@ impl Schema {
     }
 }
 
-/// Deserialises a dummy of any type, and notes what was asked for.
+/// Deserialises a dummy of any type, and notes which types its readers want.
 struct Probe<'p> {
     path: String,
     found: &'p RefCell<Vec<(String, Kind)>>,

@@ -47,7 +47,7 @@ impl Variables {
 }
 
 impl fmt::Debug for Variables {
-    /// The names only: somebody may have written a password into a value.
+    /// The names only: an operator may have written a password into a value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.keys()).finish()
     }
