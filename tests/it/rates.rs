@@ -21,6 +21,8 @@ use forebay_test_support::{
     mirror::{Mirror, UPSTREAM},
     program::Program,
     raw::Raw,
+    test_ca::TestCa,
+    test_server::Certificates,
     until::until,
 };
 
@@ -106,6 +108,22 @@ async fn a_cold_blob_comes_at_its_rate_over_one_connection() {
     assert_eq!(held(&mirror, "max_rate_out").await, 0.0);
 }
 
+/// A stream that is held back would fill the window of its HTTP/2 connection, and the others would look silent.
+#[tokio::test]
+async fn a_rate_keeps_blobs_off_shared_connections() {
+    let ca = TestCa::new();
+    let registry = FakeRegistry::start_tls(ca.server(&["127.0.0.1"])).await;
+    let mirror = Mirror::build(&registry).config(|config| config.upstreams[0].ca = Some(ca.path())).start().await;
+    for (seed, limit, over_http1) in [(1, None, 0), (2, rate(64 * MIB), 1)] {
+        set(&mirror, |config| config.upstreams[0].max_rate_in = limit);
+        let (digest, content) = add(&registry, 100_000, seed);
+        assert!(mirror.get(&path(&digest)).await.body == content);
+        // HTTP/2 has no such header.
+        let is_http1 = |record: &Record| record.is_blob_get(&digest) && record.header("host").is_some();
+        assert_eq!(registry.count(is_http1), over_http1, "{limit:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_uncached_blob_comes_at_its_rate() {
     let registry = FakeRegistry::start().await;
@@ -168,6 +186,62 @@ async fn a_client_in_a_trusted_network_has_no_rate() {
     });
     assert!(mirror.get(&path(&digest)).await.body == content);
     assert_eq!(held(&mirror, "client_rate").await, 0.0);
+}
+
+#[tokio::test]
+async fn responses_over_tls_keep_to_their_rates() {
+    let registry = FakeRegistry::start().await;
+    let certificates = Certificates::new();
+    let tls = certificates.config.clone();
+    let mirror = Mirror::build(&registry).config(|config| config.server.tls = Some(tls)).start().await;
+    let (digest, content) = add(&registry, 4 * MIB as usize, 1);
+    assert!(mirror.get(&path(&digest)).await.body == content);
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    let url = format!("https://localhost:{}{}", mirror.address().port(), path(&digest));
+    for (limit, version) in [
+        ("max_rate_out", http::Version::HTTP_11),
+        ("max_rate_out", http::Version::HTTP_2),
+        ("client_rate", http::Version::HTTP_11),
+        ("client_rate", http::Version::HTTP_2),
+    ] {
+        set(&mirror, |config| match limit {
+            "max_rate_out" => config.upstreams[0].max_rate_out = rate(MIB),
+            _ => config.access.client_rate = rate(MIB),
+        });
+        let client = certificates.client();
+        let client = if version == http::Version::HTTP_2 { client } else { client.http1_only() }.build().unwrap();
+        // The handshake is no part of what is measured.
+        assert_eq!(client.head(&url).send().await.unwrap().version(), version);
+        let before = held(&mirror, limit).await;
+        let get = async { client.get(&url).send().await.unwrap().bytes().await.unwrap() };
+        let (seconds, body) = seconds(get).await;
+        assert!(body == content, "{limit} {version:?}");
+        assert_rate(seconds, 4 * MIB, MIB);
+        assert!(held(&mirror, limit).await - before > 3.0, "{limit} {version:?}");
+        // The bucket is full again for the next one.
+        set(&mirror, |_| {});
+    }
+    assert_eq!(mirror.metric("forebay_stalls_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn several_ranges_come_at_their_rate() {
+    let registry = FakeRegistry::start().await;
+    let (mirror, digest, content) = with_blob(&registry, 4 * MIB).await;
+    set(&mirror, |config| config.upstreams[0].max_rate_out = rate(MIB));
+    let ranges = [(0, MIB as usize), (2 * MIB as usize + 7, 4 * MIB as usize)];
+    let header = format!("bytes=0-{},{}-", ranges[0].1 - 1, ranges[1].0);
+    let path = path(&digest);
+    let (seconds, answer) = seconds(mirror.get_with(&path, &[("range", &header)])).await;
+    assert_eq!(answer.status, 206);
+    assert_rate(seconds, answer.body.len() as u64, MIB);
+    let mut rest = &answer.body[..];
+    for (first, end) in ranges {
+        let head = rest.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let part = &content[first..end];
+        assert!(rest[head..].starts_with(part));
+        rest = &rest[head + part.len()..];
+    }
 }
 
 /// Longer than the time in which a client has to accept something.
