@@ -97,9 +97,12 @@ pub(crate) async fn forward(
     };
     // An object that is already deleted is forgotten as well: the response to an earlier deletion may have been lost.
     let is_gone = push.head.method == Method::DELETE && response.is_not_found();
-    let is_made = response.is_success() || is_gone;
-    let digest = pushed_digest(&response);
-    change.end(if is_made { End::Made { created: response.is_created(), digest } } else { End::NotMade }).await;
+    let end = match response.is_success() {
+        true => End::Made { created: response.is_created(), digest: pushed_digest(&response) },
+        false if is_gone => End::Missing,
+        false => End::NotMade,
+    };
+    change.end(end).await;
     let capture = capture.end(push, &response, caches.blobs.captures()).await;
     response.location = location::of(push, &response, seal, capture);
     Ok(response)

@@ -25,6 +25,8 @@ pub(super) enum End {
         created: bool,
         digest: Option<Digest>,
     },
+    /// The upstream answered that the object to delete does not exist.
+    Missing,
     /// The upstream did not answer the request.
     Unknown,
     NotMade,
@@ -69,10 +71,9 @@ impl Drop for Change {
 
 impl Pending {
     async fn note(self, end: End) {
-        let created = matches!(end, End::Made { created: true, .. });
-        let pushed = match &end {
-            End::Made { digest, .. } => digest.as_ref(),
-            End::Unknown | End::NotMade => None,
+        let (is_made, created, pushed) = match &end {
+            End::Made { created, digest } => (true, *created, digest.as_ref()),
+            End::Missing | End::Unknown | End::NotMade => (false, false, None),
         };
         let Self { write, uri, repository, upstream, caches } = &self;
         let Caches { manifests, lists, blobs, deletions, grants } = caches;
@@ -96,10 +97,18 @@ impl Pending {
                     note_tag(manifests, upstream, repository, &tag, pushed).await;
                 }
             }
-            Write::DeleteManifest(Reference::Tag(tag)) => manifests.refresh_tag(upstream, repository, tag).await,
+            // Any client that the upstream would refuse can send a deletion and leave before the response: only the
+            // upstream's word ends what a rule keeps.
+            Write::DeleteManifest(Reference::Tag(tag)) => match is_made {
+                true => manifests.refresh_tag(upstream, repository, tag).await,
+                false => manifests.forget_tag(upstream, repository, tag).await,
+            },
             Write::DeleteManifest(Reference::Digest(digest)) => {
                 deletions.note(Deleted::Manifest, upstream.name(), repository, digest).await;
                 manifests.forget_manifest(upstream, repository, digest).await;
+                if is_made {
+                    manifests.forget_held(upstream, repository, digest).await;
+                }
             }
             Write::DeleteBlob(digest) => {
                 deletions.note(Deleted::Blob, upstream.name(), repository, digest).await;

@@ -172,7 +172,7 @@ impl ManifestCache {
     }
 
     /// A manifest was deleted: no tag of the repository means it.
-    pub(super) async fn forget_held(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
+    pub(crate) async fn forget_held(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         for name in self.0.first_seen.forget_digest(upstream.name(), repository, digest).await {
             self.0.held.set(&name, &[]).await;
         }

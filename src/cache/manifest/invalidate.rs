@@ -39,7 +39,6 @@ impl ManifestCache {
         // A request may have read the file before it was removed.
         self.forget_in_memory(upstream, &id);
         self.0.tags.forget_pointing_at(id.visibility, upstream.name(), repository, digest).await;
-        self.forget_held(upstream, repository, digest).await;
     }
 
     pub(super) fn forget_in_memory(&self, upstream: &Upstream, id: &ContentKey) {

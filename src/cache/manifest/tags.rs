@@ -298,7 +298,7 @@ impl TagRecords {
     /// A tag was changed: nothing that the change outdates is left in memory, on disk, or on the way there.
     pub(super) async fn forget(&self, key: &TagKey) {
         self.begin_change(&key.upstream, &key.repository).await;
-        self.remove(key).await;
+        self.remove_records(key).await;
         self.end_change(&key.upstream, &key.repository, [key]);
     }
 
@@ -345,6 +345,10 @@ impl TagRecords {
     /// The upstream answered that there is no such tag: removes the records of all classes.
     pub(super) async fn remove(&self, key: &TagKey) {
         self.first_seen.note_absent(key).await;
+        self.remove_records(key).await;
+    }
+
+    async fn remove_records(&self, key: &TagKey) {
         // Records for which the disk has no room are in memory alone.
         self.memory.remove(key);
         let mut keys = self.store.tag_classes(key).await;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use forebay_test_support::fake_registry::Server;
+use forebay_test_support::fake_registry::{Fault, Server, When};
 
 const FREEZE: &str = "[[rule]]\nmatch = \"fake.example/team/app:1\"\nfreeze = true";
 
@@ -49,4 +49,25 @@ async fn a_deletion_through_forebay_ends_the_freeze() {
     assert_eq!(deleted.status, 202, "{deleted:?}");
     registry.tag("team/app", "1", &second.manifest);
     assert_tag_is(&mirror, "1", &second).await;
+}
+
+/// Only the upstream knows whether a client may delete.
+#[tokio::test]
+async fn a_deletion_without_the_upstreams_word_ends_no_freeze() {
+    let registry = FakeRegistry::start().await;
+    let first = registry.add_image("team/app", "1", &[b"first"]);
+    let mirror = mirror_of(&registry, &format!("push = true\n{FREEZE}")).await;
+    assert_tag_is(&mirror, "1", &first).await;
+    registry.add_image("team/app", "1", &[b"second"]);
+    let paths = [manifest(1), manifest(&first.manifest)];
+    let deletions = || When::any().method(Method::DELETE);
+    for fault in [Fault::Disconnect, Fault::status(404), Fault::status(401), Fault::status(503)] {
+        registry.fault(deletions(), fault.clone());
+        for path in &paths {
+            let answer = mirror.request(Method::DELETE, path, &[]).await;
+            assert!(answer.status >= 400, "{fault:?}: {answer:?}");
+        }
+        registry.heal();
+        assert_tag_is(&mirror, "1", &first).await;
+    }
 }
