@@ -6,12 +6,12 @@
 
 mod schedule;
 mod suspects;
+mod verification;
 
 use std::{
     convert::Infallible,
     fmt,
     hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, RandomState},
-    io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -22,22 +22,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::suspects::Suspects;
+use self::{suspects::Suspects, verification::Verification};
 use super::{
     Config, ContentKey, DiskStore,
     hash::turn_to_spare,
-    manifest::VerifiedManifest,
-    storage::{InspectedObject, Inspection, SHARDS, blocking, is_damage, lru_index::IndexKey},
+    storage::{InspectedObject, SHARDS, blocking, is_damage, lru_index::IndexKey},
 };
-use crate::{
-    disk_wait::DiskWait,
-    metrics::Metrics,
-    oci::{Digest, Verifier},
-    peer::PeerPrefix,
-};
+use crate::{disk_wait::DiskWait, metrics::Metrics, peer::PeerPrefix};
 
-/// How much the scrub reads at a time, in bytes; other users of the disk wait no longer than one such read.
-const CHUNK: usize = 1024 * 1024;
 /// The interval at which the scrub checks whether others still wait for the disk.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// After this many checks the scrub reads one chunk regardless: 1 MiB per second during downloads that never pause.
@@ -299,54 +291,6 @@ struct Turn {
     _hash: Option<OwnedSemaphorePermit>,
 }
 
-/// An object whose bytes the scrub compares with its digest.
-struct Verification {
-    digest: Digest,
-    check: Inspection,
-    seen: Seen,
-    buffer: Vec<u8>,
-}
-
-enum Seen {
-    Blob(Verifier),
-    /// The whole file: a signed manifest is verified by its signed content.
-    Manifest(Vec<u8>),
-}
-
-impl Verification {
-    fn new(key: &IndexKey, check: Inspection) -> Option<Self> {
-        let (digest, seen) = match key {
-            IndexKey::Blob(id) => (id.digest.clone(), Seen::Blob(Verifier::new(id.digest.algorithm()))),
-            IndexKey::Manifest(id) => (id.digest.clone(), Seen::Manifest(Vec::new())),
-            IndexKey::Tag(_) | IndexKey::Partial(_) => return None,
-        };
-        let len = usize::try_from(check.len).unwrap_or(usize::MAX);
-        Some(Self { digest, check, seen, buffer: vec![0; len.min(CHUNK)] })
-    }
-
-    /// Reads the next chunk. Blocks.
-    fn step(&mut self) -> io::Result<u64> {
-        let read = self.check.read(&mut self.buffer)?;
-        let bytes = &self.buffer[..read];
-        match &mut self.seen {
-            Seen::Blob(verifier) => verifier.update(bytes),
-            // A file that is too long is no manifest; the scrub keeps only enough of it to see that.
-            Seen::Manifest(seen) if seen.len() as u64 <= VerifiedManifest::MAX_FILE_LEN => {
-                seen.extend_from_slice(bytes)
-            }
-            Seen::Manifest(_) => {}
-        }
-        Ok(read as u64)
-    }
-
-    fn is_right(&self) -> bool {
-        match &self.seen {
-            Seen::Blob(verifier) => verifier.clone().digest() == self.digest,
-            Seen::Manifest(file) => VerifiedManifest::is_whole(&self.digest, file),
-        }
-    }
-}
-
 /// The oldest verification among many.
 #[derive(Default)]
 struct Oldest(Option<SystemTime>);
@@ -374,7 +318,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::{Origin, Visibility, storage::Purpose},
-        oci::Algorithm,
+        oci::{Algorithm, Digest},
         upstream::Registry,
     };
 
