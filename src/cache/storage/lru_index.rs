@@ -164,6 +164,7 @@ impl LruIndex {
     /// Changes the limit; [`LruIndex::shrink`] evicts what exceeds a lower one.
     pub fn set_max_size(&self, max_size: u64) {
         self.max_size.store(max_size, Ordering::Relaxed);
+        self.unpin_excess();
     }
 
     /// A minute passed, whatever the clock says: a step of the system clock must not make objects look idle.

@@ -96,6 +96,28 @@ impl LruIndex {
         held.bytes += bytes;
     }
 
+    /// Unpins held objects that are more than may be held now.
+    pub(super) fn unpin_excess(&self) {
+        let most = self.max_size() / MAX_PART;
+        let mut excess = Vec::new();
+        {
+            let mut held = self.holds.held.lock();
+            let Held { keys, bytes } = &mut *held;
+            for (key, of_key) in keys {
+                if *bytes <= most {
+                    break;
+                }
+                if let Some(pin) = of_key.pin.take() {
+                    *bytes -= pin.bytes;
+                    excess.push((key.clone(), pin.serial));
+                }
+            }
+        }
+        for (key, serial) in excess {
+            self.unpin(&key, serial);
+        }
+    }
+
     /// An object left the index, and its pins with it.
     pub(super) fn unpin_taken(&self, key: &CompactKey) {
         if self.holds.len.load(Ordering::Relaxed) == 0 {
@@ -161,6 +183,24 @@ mod tests {
         }
         assert_eq!((index.held_bytes(), index.kept_by_readers()), (2 * BLOCK, 2 * BLOCK));
         assert_eq!(reserve(&index, 2 * BLOCK, PLENTY), Ok(vec![blob(2), blob(3)]));
+        for number in 0..4 {
+            index.release_held(&compact(number));
+        }
+        assert_eq!((index.held_bytes(), index.kept_by_readers()), (0, 0));
+    }
+
+    #[test]
+    fn a_lower_limit_holds_less() {
+        let index = index(8 * BLOCK);
+        for number in 0..4 {
+            index.hold(&compact(number));
+            index.insert(blob(number), BLOCK);
+        }
+        assert_eq!(index.held_bytes(), 4 * BLOCK);
+        index.set_max_size(2 * BLOCK);
+        assert_eq!((index.held_bytes(), index.kept_by_readers()), (BLOCK, BLOCK));
+        index.unlinked(&index.shrink());
+        assert_eq!(index.total(), 2 * BLOCK);
         for number in 0..4 {
             index.release_held(&compact(number));
         }
