@@ -114,7 +114,7 @@ fn pushed_digest(response: &WriteResponse) -> Option<Digest> {
 }
 
 /// The tags that a manifest gets in addition to the reference in the path.
-fn tags(uri: &Uri) -> Vec<Tag> {
+pub(crate) fn tags(uri: &Uri) -> Vec<Tag> {
     query::pairs_of(uri).filter(|(key, _)| key == "tag").filter_map(|(_, tag)| tag.parse().ok()).collect()
 }
 

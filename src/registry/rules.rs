@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, Uri};
 
 use super::{body::Body, exchange::Exchange, service::Service};
 use crate::{
@@ -15,29 +15,37 @@ use crate::{
         manifest::{HeldTag, ManifestHead, ServedManifest},
     },
     error::{Error, ErrorKind},
-    oci::{Reference, Tag},
-    route::{Operation, Write},
-    rule::{RuleName, RuleResult, Subject, TagRules},
+    oci::{Reference, Repository, Tag, query},
+    push,
+    route::{MountSource, Operation, Write},
+    rule::{RuleName, RuleResult, Rules, Subject, TagRules},
     upstream::Upstream,
 };
 
 impl Service {
-    /// Refuses a request that a rule denies.
+    /// Refuses a request that a rule denies. Of a request to mount what a rule denies only the upload is left: the client
+    /// then sends the content.
     pub(super) fn check_rules(
         &self,
         exchange: &mut Exchange<'_>,
         upstream: &Upstream,
-        operation: &Operation,
+        operation: &mut Operation,
     ) -> Result<(), Error> {
-        let upstream = upstream.name();
-        let rule = self.caches.manifests.rules().denial(upstream, || subject(upstream, operation));
-        match rule {
-            Some(rule) => {
-                self.note_rule(exchange, &rule, RuleResult::Denied);
-                Err(ErrorKind::DeniedByRule(rule).into())
-            }
-            None => Ok(()),
+        let (upstream, uri) = (upstream.name(), &exchange.head.uri);
+        let rules = self.caches.manifests.rules();
+        let denial = rules.denial(upstream, || subject(upstream, operation));
+        if let Some(rule) = denial.or_else(|| denial_of_pushed_tags(&rules, upstream, operation, uri)) {
+            self.note_rule(exchange, &rule, RuleResult::Denied);
+            return Err(ErrorKind::DeniedByRule(rule).into());
         }
+        if let Operation::Write { write: Write::Begin(source), .. } = operation
+            && let MountSource::Here(from) = source
+            && let Some(rule) = denial_of_mount(&rules, upstream, from, uri)
+        {
+            self.note_rule(exchange, &rule, RuleResult::Denied);
+            *source = MountSource::Elsewhere;
+        }
+        Ok(())
     }
 
     /// The response for a tag that a rule holds; `None`: the tag means what the upstream says, like any other.
@@ -114,6 +122,19 @@ impl Service {
         self.metrics.rule_held(&rule.pattern, result);
         exchange.record.rule = Some(rule.clone());
     }
+}
+
+/// The rule that denies a tag which a pushed manifest gets beside the reference in the path.
+fn denial_of_pushed_tags(rules: &Rules, upstream: &str, operation: &Operation, uri: &Uri) -> Option<Arc<RuleName>> {
+    let Operation::Write { repository, write: Write::PutManifest(_) } = operation else { return None };
+    push::tags(uri).iter().find_map(|tag| rules.denial(upstream, || Some(Subject::tag(upstream, repository, tag))))
+}
+
+/// The rule that denies the blob which a client wants to mount from a repository.
+fn denial_of_mount(rules: &Rules, upstream: &str, from: &Repository, uri: &Uri) -> Option<Arc<RuleName>> {
+    let mut mounted =
+        query::pairs_of(uri).filter(|(key, _)| key == "mount").filter_map(|(_, digest)| digest.parse().ok());
+    mounted.find_map(|digest| rules.denial(upstream, || Some(Subject::digest(upstream, from, &digest))))
 }
 
 /// What a request is about; `None`: no repository.

@@ -1,7 +1,7 @@
-//! The pipeline: check for a loop, route, authenticate, authorize, dispatch, respond, log.
+//! The pipeline: check for a loop, route, authenticate, check the rules, authorize, dispatch, respond, log.
 //!
 //! [`Service::run`] shows the order of the steps. Each step and each endpoint has a file: `via`, [`crate::route`],
-//! `authenticate`, `authorize`; `base`, `manifest`, `blob`, `list`, `upload`; `response`, `access_log`.
+//! `authenticate`, `rules`, `authorize`; `base`, `manifest`, `blob`, `list`, `upload`; `response`, `access_log`.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -183,13 +183,12 @@ impl Service {
                 Err(route_error(exchange, error))
             }
             Routed::To(Destination::Base(upstream)) => Box::pin(self.base(exchange, upstream)).instrument(span).await,
-            Routed::To(Destination::Upstream(upstream, operation)) if upstream.uses_client_credentials() => {
-                self.check_rules(exchange, &upstream, &operation)?;
-                Box::pin(self.authorize_and_dispatch(exchange, upstream, operation)).instrument(span).await
-            }
-            Routed::To(Destination::Upstream(upstream, operation)) => {
-                self.check_rules(exchange, &upstream, &operation)?;
-                self.dispatch(exchange, upstream, operation).await
+            Routed::To(Destination::Upstream(upstream, mut operation)) => {
+                self.check_rules(exchange, &upstream, &mut operation)?;
+                match upstream.uses_client_credentials() {
+                    true => Box::pin(self.authorize_and_dispatch(exchange, upstream, operation)).instrument(span).await,
+                    false => self.dispatch(exchange, upstream, operation).await,
+                }
             }
         }
     }

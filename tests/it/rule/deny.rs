@@ -62,6 +62,35 @@ async fn a_rule_for_tags_denies_tags_alone() {
     }
 }
 
+#[tokio::test]
+async fn no_push_brings_what_is_denied_under_another_name() {
+    let registry = FakeRegistry::start().await;
+    let blob = registry.add_blob("team/secret", "content");
+    let rules = "push = true\n[[rule]]\nmatch = \"fake.example/team/secret*\"\ndeny = true\n\
+                 [[rule]]\nmatch = \"*:denied\"\ndeny = true";
+    let mirror = mirror_of(&registry, rules).await;
+    // The client uploads what it may not mount.
+    for mount in [format!("mount={blob}"), format!("mount=x&mount={blob}")] {
+        let path = format!("/v2/team/app/blobs/uploads/?{mount}&from=team%2Fsecret");
+        let begun = mirror.request(Method::POST, &path, &[]).await;
+        assert_eq!((begun.status, begun.header("location").is_some()), (202, true), "{begun:?}");
+        let last = registry.requests().pop().unwrap();
+        assert!(last.parameter("mount").is_empty() && last.parameter("from").is_empty(), "{last:?}");
+    }
+    assert_eq!(held(&mirror, "denied").await, 2.0);
+    let from_allowed = format!("/v2/team/app/blobs/uploads/?mount={blob}&from=team%2Fother");
+    mirror.request(Method::POST, &from_allowed, &[]).await;
+    assert_eq!(registry.requests().pop().unwrap().parameter("mount"), [blob.as_str()]);
+    // A manifest that is pushed by its digest gets the tags of the query.
+    let content = "{\"v\":1}";
+    let digest = crate::push::digest(content.as_bytes());
+    let headers = [("content-type", forebay_test_support::manifest::OCI_MANIFEST)];
+    for (query, status) in [("?tag=1&tag=denied", 403), ("?tag=1", 201)] {
+        let path = format!("{}{query}", manifest(&digest));
+        assert_eq!(mirror.send(Method::PUT, &path, &headers, content.to_owned()).await.status, status, "{query}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_names_the_rule() {
     let registry = FakeRegistry::start().await;
