@@ -50,7 +50,7 @@ use crate::{
     metrics::Metrics,
     oci::{Accept, Digest, MediaType, Reference, Repository, Tag},
     offload::Offload,
-    rule::CurrentRules,
+    rule::{CurrentRules, TagRules},
     single_flight::SingleFlight,
     upstream::{self, Registry, Upstream},
 };
@@ -151,7 +151,7 @@ impl ManifestCache {
         }
     }
 
-    /// The manifest of a reference, if it is in memory and fresh. Does not wait.
+    /// The manifest of a reference, if it is in memory and fresh; `rules`: what they say about it. Does not wait.
     pub(crate) fn get_in_memory(
         &self,
         upstream: &Upstream,
@@ -159,6 +159,7 @@ impl ManifestCache {
         reference: &Reference,
         accept: &Accept,
         tag_digest: Option<&Digest>,
+        rules: &TagRules,
     ) -> Option<ServedManifest> {
         let visibility = Visibility::of(upstream);
         let (content, confirmed) = match reference {
@@ -174,14 +175,14 @@ impl ManifestCache {
                     tag: tag.clone(),
                     class: accept.class(),
                 };
-                let record = self.0.tags.fresh_in_memory(&key, upstream.registry(), upstream.is_near_rate_limit())?;
+                let is_near_rate_limit = upstream.is_near_rate_limit();
+                let record = self.0.tags.fresh_in_memory(&key, upstream.registry(), is_near_rate_limit, rules)?;
                 if tag_digest.is_some_and(|digest| *digest != record.digest) {
                     return None;
                 }
                 let content = self.in_memory(upstream, &visibility.key(&record.digest), Some(&record.media_type))?;
                 // An immutable tag is as good as confirmed now.
-                let is_immutable = self.tag_rules(upstream, repository, tag).is_immutable;
-                (content, (!is_immutable).then_some(record.confirmed))
+                (content, (!rules.is_immutable).then_some(record.confirmed))
             }
         };
         Some(ServedManifest { content, outcome: Outcome::Hit, confirmed })

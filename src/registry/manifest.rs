@@ -27,15 +27,16 @@ impl Service {
         repository: &Repository,
         reference: &Reference,
     ) -> Option<Response<Body>> {
-        let rules = self.caches.manifests.rules_that_hold(upstream, repository, reference);
-        if rules.as_ref().is_some_and(|rules| rules.hold.is_some())
-            || (rules.is_none() && asks_upstream_first(exchange, upstream, reference))
+        let rules = self.caches.manifests.rules_of(upstream, repository, reference);
+        if rules.hold.is_some()
+            || (!rules.is_immutable && asks_upstream_first(exchange, upstream, reference))
             || self.manifest_deletion(upstream, repository, reference).is_some()
         {
             return None;
         }
         let (accept, tag_digest) = (exchange.accept(), exchange.grant.tag_digest.as_ref());
-        let served = self.caches.manifests.get_in_memory(upstream, repository, reference, &accept, tag_digest)?;
+        let manifests = &self.caches.manifests;
+        let served = manifests.get_in_memory(upstream, repository, reference, &accept, tag_digest, &rules)?;
         if !exchange.is_head() {
             self.caches.manifests.note_read(upstream, repository, &served.content, exchange.peer());
         }
@@ -55,12 +56,13 @@ impl Service {
     ) -> Result<Response<Body>, Error> {
         let tag_digest = exchange.grant.tag_digest.clone();
         let mut request = ManifestRequest { upstream, repository, accept: exchange.accept(), tag_digest };
-        if let Reference::Tag(tag) = reference
-            && let Some(rules) =
-                self.caches.manifests.rules_that_hold(&request.upstream, &request.repository, reference)
-            && let Some(response) = Box::pin(self.held_manifest(exchange, &request, tag, &rules)).await
-        {
-            return response;
+        if let Reference::Tag(tag) = reference {
+            let rules = self.caches.manifests.rules_of(&request.upstream, &request.repository, reference);
+            if (rules.hold.is_some() || rules.is_immutable)
+                && let Some(response) = Box::pin(self.held_manifest(exchange, &request, tag, &rules)).await
+            {
+                return response;
+            }
         }
         let deletion = self.manifest_deletion(&request.upstream, &request.repository, reference);
         let mut current = None;

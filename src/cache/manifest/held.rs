@@ -32,23 +32,12 @@ pub(crate) struct HeldTag {
 }
 
 impl ManifestCache {
-    /// What the rules say about a tag.
-    pub(crate) fn tag_rules(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) -> TagRules {
-        self.0.rules.get().tag(upstream.name(), repository, tag)
-    }
-
-    /// The rules about a reference, if they may make it mean another digest than the upstream says.
-    pub(crate) fn rules_that_hold(
-        &self,
-        upstream: &Upstream,
-        repository: &Repository,
-        reference: &Reference,
-    ) -> Option<TagRules> {
-        let Reference::Tag(tag) = reference else { return None };
-        if self.0.rules.get().is_empty() {
-            return None;
+    /// What the rules say about a reference: of a digest nothing.
+    pub(crate) fn rules_of(&self, upstream: &Upstream, repository: &Repository, reference: &Reference) -> TagRules {
+        match reference {
+            Reference::Tag(tag) => self.0.rules.get().tag(upstream.name(), repository, tag),
+            Reference::Digest(_) => TagRules::default(),
         }
-        Some(self.tag_rules(upstream, repository, tag)).filter(|rules| rules.hold.is_some() || rules.is_immutable)
     }
 
     /// What a tag means; `None`: what the upstream says, which is not known yet.
@@ -157,7 +146,7 @@ impl ManifestCache {
 
     /// A push through forebay made a tag name this digest: no rule holds it back.
     pub(crate) async fn note_push(&self, upstream: &Upstream, repository: &Repository, tag: &Tag, digest: &Digest) {
-        let Some(hold) = self.tag_rules(upstream, repository, tag).hold else { return };
+        let Some(hold) = self.0.rules.get().tag(upstream.name(), repository, tag).hold else { return };
         let name = TagName { upstream: upstream.name().clone(), repository: repository.clone(), tag: tag.clone() };
         self.0.first_seen.note_push(name.clone(), digest).await;
         self.keep_held(&name, &hold, &[Visibility::of(upstream)]).await;

@@ -29,12 +29,15 @@ pub(super) struct HeldContent {
 struct Held {
     /// By the manifest or index that a tag means.
     roots: HashMap<ContentKey, Root>,
+    /// The roots of each tag that has any.
+    tags: HashMap<TagName, Vec<ContentKey>>,
     objects: usize,
 }
 
 #[derive(Default)]
 struct Root {
-    tags: HashSet<TagName>,
+    /// How many tags it belongs to.
+    tags: usize,
     objects: HashSet<IndexKey>,
     /// Manifests whose content is not known yet.
     unread: Vec<ContentKey>,
@@ -49,20 +52,29 @@ impl HeldContent {
     pub(super) async fn set(&self, name: &TagName, manifests: &[ContentKey]) {
         let unread = {
             let mut held = self.held.lock();
-            if manifests.is_empty() && held.roots.is_empty() {
-                return;
+            let before = held.tags.remove(name).unwrap_or_default();
+            let now = manifests.iter().filter(|root| self.add_root(&mut held, root, before.contains(root))).cloned();
+            let now: Vec<ContentKey> = now.collect();
+            for root in before.iter().filter(|root| !now.contains(root)) {
+                self.release_root(&mut held, root);
             }
-            self.release_others(&mut held, name, manifests);
-            let added = manifests.iter().filter(|root| self.add_root(&mut held, name, root)).cloned();
-            added.collect::<Vec<_>>()
+            let is_unread = |root: &&ContentKey| held.roots.get(root).is_some_and(|of_root| !of_root.unread.is_empty());
+            let unread: Vec<ContentKey> = now.iter().filter(is_unread).cloned().collect();
+            if !now.is_empty() {
+                held.tags.insert(name.clone(), now);
+            }
+            unread
         };
         for root in unread {
             self.read(&root).await;
         }
     }
 
-    /// Holds a manifest for a tag; returns whether there may be something to read of it.
-    fn add_root(&self, held: &mut Held, name: &TagName, root: &ContentKey) -> bool {
+    /// Holds a manifest for a tag, which may have it already; returns whether it is held.
+    fn add_root(&self, held: &mut Held, root: &ContentKey, has_it: bool) -> bool {
+        if has_it {
+            return true;
+        }
         if !held.roots.contains_key(root) {
             if held.roots.len() >= MAX_ROOTS {
                 return false;
@@ -70,10 +82,22 @@ impl HeldContent {
             held.roots.insert(root.clone(), Root::default());
             self.add_object(held, root, IndexKey::Manifest(root.clone()));
         }
-        held.roots.get_mut(root).is_some_and(|of_root| {
-            of_root.tags.insert(name.clone());
-            !of_root.unread.is_empty()
-        })
+        if let Some(of_root) = held.roots.get_mut(root) {
+            of_root.tags += 1;
+        }
+        true
+    }
+
+    /// Releases a manifest that a tag does not mean any more, unless another one does.
+    fn release_root(&self, held: &mut Held, root: &ContentKey) {
+        let Some(of_root) = held.roots.get_mut(root) else { return };
+        of_root.tags -= 1;
+        if of_root.tags == 0
+            && let Some(of_root) = held.roots.remove(root)
+        {
+            of_root.objects.iter().for_each(|object| self.store.release_held(object));
+            held.objects -= of_root.objects.len();
+        }
     }
 
     fn add_object(&self, held: &mut Held, root: &ContentKey, object: IndexKey) {
@@ -85,19 +109,6 @@ impl HeldContent {
                 of_root.unread.push(manifest);
             }
         }
-    }
-
-    /// Releases what only this tag meant, and does not mean any more.
-    fn release_others(&self, held: &mut Held, name: &TagName, manifests: &[ContentKey]) {
-        let Held { roots, objects } = held;
-        roots.retain(|root, of_root| {
-            if manifests.contains(root) || !of_root.tags.remove(name) || !of_root.tags.is_empty() {
-                return true;
-            }
-            of_root.objects.iter().for_each(|object| self.store.release_held(object));
-            *objects -= of_root.objects.len();
-            false
-        });
     }
 
     /// Reads the manifests of a root that are cached by now, and holds what they name.

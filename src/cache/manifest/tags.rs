@@ -87,7 +87,7 @@ impl TagRecords {
         is_near_rate_limit: bool,
     ) -> (Option<Arc<TagRecord>>, Freshness) {
         let Some(found) = self.find(key, registry).await else { return (None, Freshness::Missing) };
-        match self.judge(key, &found, is_near_rate_limit) {
+        match self.judge(&self.rules_of(key), &found, is_near_rate_limit) {
             Freshness::Missing => (None, Freshness::Missing),
             freshness => (Some(found.record), freshness),
         }
@@ -96,7 +96,7 @@ impl TagRecords {
     /// The record of a tag, if it is too old to be served even in an outage.
     pub(super) async fn too_old(&self, key: &TagKey, registry: &Registry) -> Option<Arc<TagRecord>> {
         let found = self.find(key, registry).await?;
-        (self.judge(key, &found, false) == Freshness::Missing).then_some(found.record)
+        (self.judge(&self.rules_of(key), &found, false) == Freshness::Missing).then_some(found.record)
     }
 
     /// The record of a tag, if it is in memory and fresh.
@@ -105,19 +105,20 @@ impl TagRecords {
         key: &TagKey,
         registry: &Registry,
         is_near_rate_limit: bool,
+        rules: &TagRules,
     ) -> Option<Arc<TagRecord>> {
         let found = self.in_memory(key).filter(|found| self.is_current(key, found))?;
         let is_fresh = found.record.is_of(registry, key.visibility)
-            && self.judge(key, &found, is_near_rate_limit) == Freshness::Fresh;
+            && self.judge(rules, &found, is_near_rate_limit) == Freshness::Fresh;
         is_fresh.then_some(found.record)
     }
 
     /// The records of a tag for clients of other `Accept` classes.
     pub(super) async fn other_classes(&self, key: &TagKey, registry: &Registry) -> Vec<(Arc<TagRecord>, Freshness)> {
-        let mut found = Vec::new();
+        let (rules, mut found) = (self.rules_of(key), Vec::new());
         for other in self.store.tag_classes(key).await {
             if let Some(other) = self.find(&other, registry).await {
-                let freshness = self.judge(key, &other, false);
+                let freshness = self.judge(&rules, &other, false);
                 found.push((other.record, freshness));
             }
         }
@@ -198,12 +199,11 @@ impl TagRecords {
         }
     }
 
-    fn judge(&self, key: &TagKey, found: &MemoryRecord, is_near_rate_limit: bool) -> Freshness {
-        let rules = self.rules_of(key);
+    fn judge(&self, rules: &TagRules, found: &MemoryRecord, is_near_rate_limit: bool) -> Freshness {
         if rules.is_immutable {
             return Freshness::Fresh;
         }
-        let (tag_ttl, stale_if_error) = self.lifetimes(&rules);
+        let (tag_ttl, stale_if_error) = self.lifetimes(rules);
         let interval = MIN_REQUEST_INTERVAL.min(tag_ttl);
         let tag_ttl = if is_near_rate_limit { tag_ttl.saturating_mul(NEAR_RATE_LIMIT_FACTOR) } else { tag_ttl };
         let (now, steady) = (SystemTime::now(), freshness::steady_now());

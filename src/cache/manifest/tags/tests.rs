@@ -152,10 +152,10 @@ async fn a_response_of_any_age_is_fresh_for_a_second() {
     let just_before = MIN_REQUEST_INTERVAL - Duration::from_millis(1);
     tokio::time::advance(just_before.saturating_sub(tags.answered().elapsed())).await;
     assert_eq!(tags.records.get(&tags.key, &registry(), false).await.1, Freshness::Fresh);
-    assert!(tags.records.fresh_in_memory(&tags.key, &registry(), false).is_some());
+    assert!(tags.records.fresh_in_memory(&tags.key, &registry(), false, &TagRules::default()).is_some());
     tokio::time::advance(Duration::from_millis(1)).await;
     assert_eq!(tags.records.get(&tags.key, &registry(), false).await, (None, Freshness::Missing));
-    assert!(tags.records.fresh_in_memory(&tags.key, &registry(), false).is_none());
+    assert!(tags.records.fresh_in_memory(&tags.key, &registry(), false, &TagRules::default()).is_none());
 }
 
 #[tokio::test(start_paused = true)]
