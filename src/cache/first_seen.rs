@@ -11,13 +11,15 @@ mod log;
 mod tag_name;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    io,
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use self::{
     checks::TagChecks,
@@ -33,10 +35,14 @@ use crate::{
     rule::Hold,
 };
 
-/// How many tags are remembered. Of more, those that were checked the longest time ago begin anew.
+/// How many tags are remembered. Of more, those begin anew with which the least is lost ([`SeenTag::worth`]).
 const MAX_TAGS: usize = 20_000;
 /// How many tags are dropped at a time: one part in so many.
 const DROPPED_PART: usize = 16;
+/// A tag that no client has requested for so long is among the first to be dropped, whatever it means.
+const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How often the file is written to in one turn: the second time takes what waited in vain for the first.
+const WRITES_IN_TURN: usize = 2;
 /// How long a response waits for the disk.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How far the time of the last check in the file may lag behind. It counts if the process is killed and the upstream
@@ -51,19 +57,69 @@ struct FirstSeenInner {
     tags: Mutex<HashMap<TagName, SeenTag>>,
     /// Locked before `tags`, and while the disk is written to.
     log: Mutex<Option<FirstSeenLog>>,
+    /// Tags whose lines are to be written.
+    unwritten: Mutex<HashSet<TagName>>,
+    /// The turn to write: however slow the disk is, it holds one thread.
+    writer: Arc<Semaphore>,
+    /// Tags that were dropped and may still be held in the cache.
+    dropped: Mutex<Vec<TagName>>,
     start: Instant,
 }
 
-/// A tag, and the last check that is in the file.
+/// A tag, and what is known of it besides its checks.
 #[derive(Default)]
 struct SeenTag {
     checks: TagChecks,
+    /// The last check that is in the file.
     written: Option<SystemTime>,
+    /// A rule keeps what the tag means for ever.
+    is_final: bool,
+    /// When a client of this process requested it last.
+    used: Option<SystemTime>,
+}
+
+/// How much is lost if a tag begins anew, in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    /// An age, of a tag of which clients get nothing; or anything of a tag that clients have long not requested.
+    Age,
+    /// What clients get is what the upstream has.
+    Present,
+    /// What clients get is what the upstream may not say again.
+    Earlier,
+}
+
+impl SeenTag {
+    /// The checks, for a client that requests the tag.
+    fn used(&mut self) -> &TagChecks {
+        self.used = Some(SystemTime::now());
+        &self.checks
+    }
+
+    /// What is dropped last is the greatest. A client that requests many tags must not make those begin anew that mean
+    /// something else than the upstream says.
+    fn worth(&self, now: SystemTime) -> (Worth, Option<SystemTime>) {
+        let used = self.used.max(self.checks.checked());
+        let idle = used.map(|used| now.duration_since(used).unwrap_or_default());
+        let worth = match self.checks.has_eligible() && idle.is_some_and(|idle| idle < MAX_IDLE) {
+            false => Worth::Age,
+            true if self.checks.held(self.is_final).is_empty() => Worth::Present,
+            true => Worth::Earlier,
+        };
+        (worth, used)
+    }
 }
 
 impl Default for FirstSeen {
     fn default() -> Self {
-        Self(Arc::new(FirstSeenInner { tags: Mutex::default(), log: Mutex::default(), start: Instant::now() }))
+        Self(Arc::new(FirstSeenInner {
+            tags: Mutex::default(),
+            log: Mutex::default(),
+            unwritten: Mutex::default(),
+            writer: Arc::new(Semaphore::new(1)),
+            dropped: Mutex::default(),
+            start: Instant::now(),
+        }))
     }
 }
 
@@ -74,19 +130,27 @@ impl FirstSeen {
         if log.as_ref().is_some_and(|log| log.is_in(state)) {
             return;
         }
-        let opened = FirstSeenLog::open(state).and_then(|(mut opened, read)| {
-            self.take_over(read, state);
-            let tags = self.0.tags.lock();
-            opened.replace(tags.iter().map(|(name, seen)| (name, &seen.checks)))?;
-            Ok(opened)
-        });
-        match opened {
-            Ok(opened) => *log = Some(opened),
+        match FirstSeenLog::open(state) {
+            Ok((opened, read)) => {
+                self.take_over(read, state);
+                let opened = log.insert(opened);
+                self.replace(opened);
+            }
             Err(error) => tracing::warn!(
                 %error, path = %state.display(),
                 "the times when tags were first seen are not kept over a restart: tags that rules hold begin anew then"
             ),
         }
+    }
+
+    /// Replaces the file. If that fails, the next write does it. Blocks.
+    fn replace(&self, log: &mut FirstSeenLog) {
+        let was_failing = log.is_failing();
+        let tags = self.0.tags.lock();
+        let all: Vec<_> = tags.iter().map(|(name, seen)| (name.clone(), seen.checks.clone())).collect();
+        drop(tags);
+        let written = log.replace(all.iter().map(|(name, checks)| (name, checks)));
+        tell(&written, was_failing);
     }
 
     fn take_over(&self, read: ReadLog, state: &Path) {
@@ -105,9 +169,9 @@ impl FirstSeen {
             }
             let written = checks.checked();
             // What this process knows is newer.
-            tags.entry(name).or_insert(SeenTag { checks, written });
+            tags.entry(name).or_insert(SeenTag { checks, written, ..SeenTag::default() });
         }
-        drop_oldest(&mut tags);
+        self.drop_surplus(&mut tags);
     }
 
     /// The upstream said at this time that a tag names a digest.
@@ -118,12 +182,13 @@ impl FirstSeen {
             let seen = tags.entry(name.clone()).or_default();
             let now = self.moment(confirmed);
             let is_change = seen.checks.note(key.class, digest, now, hold);
+            (seen.is_final, seen.used) = (hold.is_final, Some(SystemTime::now()));
             let lag = seen.written.map(|written| now.wall.duration_since(written).unwrap_or_default());
             let must_be_written = is_change || lag.is_none_or(|lag| lag > MAX_LAG);
             if must_be_written {
                 seen.written = Some(now.wall);
             }
-            drop_oldest(&mut tags);
+            self.drop_surplus(&mut tags);
             must_be_written
         };
         if must_be_written {
@@ -139,7 +204,13 @@ impl FirstSeen {
     /// A push through forebay made a tag name a digest.
     pub(crate) async fn note_push(&self, name: TagName, digest: &Digest) {
         let now = self.moment(SystemTime::now());
-        self.0.tags.lock().entry(name.clone()).or_default().checks.note_push(Accept::default().class(), digest, now);
+        {
+            let mut tags = self.0.tags.lock();
+            let seen = tags.entry(name.clone()).or_default();
+            seen.checks.note_push(Accept::default().class(), digest, now);
+            seen.used = Some(now.wall);
+            self.drop_surplus(&mut tags);
+        }
         self.write(name).await;
     }
 
@@ -166,17 +237,17 @@ impl FirstSeen {
 
     /// What a tag means, now that the upstream says that it names `present`.
     pub(crate) fn meaning(&self, key: &TagKey, present: &Digest, hold: &Hold) -> Meaning {
-        let tags = self.0.tags.lock();
-        match tags.get(&TagName::from(key)) {
-            Some(seen) => seen.checks.meaning(key.class, present, hold),
+        let mut tags = self.0.tags.lock();
+        match tags.get_mut(&TagName::from(key)) {
+            Some(seen) => seen.used().meaning(key.class, present, hold),
             None => TagChecks::default().meaning(key.class, present, hold),
         }
     }
 
     /// What clients get of a tag, and when a check last named something; `None`: nothing yet.
     pub(crate) fn eligible(&self, key: &TagKey) -> Option<(Digest, Option<SystemTime>)> {
-        let tags = self.0.tags.lock();
-        let checks = &tags.get(&TagName::from(key))?.checks;
+        let mut tags = self.0.tags.lock();
+        let checks = tags.get_mut(&TagName::from(key))?.used();
         Some((checks.eligible(key.class)?.clone(), checks.checked()))
     }
 
@@ -185,9 +256,17 @@ impl FirstSeen {
         self.0.tags.lock().get(&TagName::from(key)).is_some_and(|seen| seen.checks.names(key.class, digest))
     }
 
-    /// The digests that must stay in the cache for a tag.
+    /// The digests that must stay in the cache for a tag; `is_final`: a rule keeps for ever what the tag means.
     pub(crate) fn held(&self, name: &TagName, is_final: bool) -> Vec<Digest> {
-        self.0.tags.lock().get(name).map(|seen| seen.checks.held(is_final)).unwrap_or_default()
+        let mut tags = self.0.tags.lock();
+        let Some(seen) = tags.get_mut(name) else { return Vec::new() };
+        seen.is_final = is_final;
+        seen.checks.held(is_final)
+    }
+
+    /// The tags that were dropped since the last call: nothing must stay in the cache for them.
+    pub(crate) fn take_dropped(&self) -> Vec<TagName> {
+        std::mem::take(&mut self.0.dropped.lock())
     }
 
     /// All tags.
@@ -213,57 +292,84 @@ impl FirstSeen {
         Moment { wall, steady: self.0.start.elapsed() }
     }
 
-    /// Writes what is known of a tag. A disk that hangs keeps no response back.
+    /// Writes what is known of a tag. A disk that hangs keeps no response back, and holds one thread.
     async fn write(&self, name: TagName) {
+        self.0.unwritten.lock().insert(name);
         let seen = self.clone();
-        let _ = tokio::time::timeout(WRITE_TIMEOUT, blocking(move || seen.write_now(&name))).await;
+        let written = async move {
+            // The semaphore is never closed. The write before this one may have taken this tag with it.
+            let turn = seen.0.writer.clone().acquire_owned().await.ok();
+            blocking(move || {
+                seen.write_all();
+                drop(turn);
+            })
+            .await;
+        };
+        let _ = tokio::time::timeout(WRITE_TIMEOUT, written).await;
     }
 
-    fn write_now(&self, name: &TagName) {
-        let mut guard = self.0.log.lock();
-        let Some(log) = guard.as_mut() else { return };
-        // As it is now: two writes of one tag may come in any order.
-        let checks = self.0.tags.lock().get(name).map(|seen| seen.checks.clone());
-        let was_failing = log.is_failing();
-        let written = match log.must_be_replaced() {
-            true => {
-                let tags = self.0.tags.lock();
-                let all: Vec<_> = tags.iter().map(|(name, seen)| (name.clone(), seen.checks.clone())).collect();
-                drop(tags);
-                log.replace(all.iter().map(|(name, checks)| (name, checks)))
+    /// Writes the lines of all tags that wait for it. Blocks.
+    fn write_all(&self) {
+        for _ in 0..WRITES_IN_TURN {
+            let names = std::mem::take(&mut *self.0.unwritten.lock());
+            if names.is_empty() {
+                return;
             }
-            false => log.append(name, &checks.unwrap_or_default()),
-        };
-        match written {
-            Err(error) if !was_failing => tracing::warn!(
-                %error,
-                "the times when tags were first seen cannot be written; forebay tries again with the next one"
-            ),
-            Ok(()) if was_failing => tracing::info!("the times when tags were first seen can be written again"),
-            _ => {}
+            let mut guard = self.0.log.lock();
+            let Some(log) = guard.as_mut() else { return };
+            if log.must_be_replaced() {
+                self.replace(log);
+                continue;
+            }
+            // As they are now: two changes of one tag may come here in any order.
+            let tags = self.0.tags.lock();
+            let checks = |name: &TagName| tags.get(name).map(|seen| seen.checks.clone()).unwrap_or_default();
+            let all: Vec<_> = names.into_iter().map(|name| (checks(&name), name)).collect();
+            drop(tags);
+            let written = log.append(all.iter().map(|(checks, name)| (name, checks)));
+            tell(&written, false);
         }
+    }
+
+    /// Drops the tags with which the least is lost, if there are too many.
+    fn drop_surplus(&self, tags: &mut HashMap<TagName, SeenTag>) {
+        let dropped = drop_least(tags);
+        if dropped.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            dropped = dropped.len(),
+            "rules hold more tags than are remembered: some begin anew, first those of which clients get nothing yet"
+        );
+        self.0.dropped.lock().extend(dropped);
     }
 }
 
-/// Drops the tags that were checked the longest time ago, if there are too many.
-fn drop_oldest(tags: &mut HashMap<TagName, SeenTag>) {
-    if tags.len() <= MAX_TAGS {
-        return;
+/// Logs a write that failed, and the first one that succeeds after that.
+fn tell(written: &io::Result<()>, was_failing: bool) {
+    match written {
+        Err(error) if !was_failing => tracing::warn!(
+            %error,
+            "the times when tags were first seen cannot be written; forebay tries again with the next one"
+        ),
+        Ok(()) if was_failing => tracing::info!("the times when tags were first seen can be written again"),
+        _ => {}
     }
-    let mut checked: Vec<_> = tags.values().map(|seen| seen.checks.checked()).collect();
-    let dropped = tags.len() - (MAX_TAGS - MAX_TAGS / DROPPED_PART);
-    let (_, limit, _) = checked.select_nth_unstable(dropped.saturating_sub(1));
-    let limit = *limit;
-    let mut left = dropped;
-    tags.retain(|_, seen| {
-        let is_dropped = left > 0 && seen.checks.checked() <= limit;
-        left -= usize::from(is_dropped);
-        !is_dropped
-    });
-    tracing::warn!(
-        dropped,
-        "rules hold more tags than are remembered: those that were checked the longest time ago begin anew"
-    );
+}
+
+fn drop_least(tags: &mut HashMap<TagName, SeenTag>) -> Vec<TagName> {
+    if tags.len() <= MAX_TAGS {
+        return Vec::new();
+    }
+    let now = SystemTime::now();
+    let mut worths: Vec<_> = tags.iter().map(|(name, seen)| (seen.worth(now), name)).collect();
+    let surplus = tags.len() - (MAX_TAGS - MAX_TAGS / DROPPED_PART);
+    worths.select_nth_unstable_by_key(surplus, |(worth, _)| *worth);
+    let dropped: Vec<TagName> = worths.into_iter().take(surplus).map(|(_, name)| name.clone()).collect();
+    for name in &dropped {
+        tags.remove(name);
+    }
+    dropped
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(crate) enum Meaning {
 impl TagChecks {
     /// Notes a check that found this digest; returns whether more changed than ages.
     pub(super) fn note(&mut self, class: AcceptClass, digest: &Digest, now: Moment, hold: &Hold) -> bool {
-        let is_first = self.0.iter().all(|of_class| of_class.eligible.is_none());
+        let is_first = !self.has_eligible();
         let of_others = self.0.iter().filter_map(|other| other.present.as_ref());
         let known = of_others.filter(|present| present.digest == *digest).max_by_key(|present| present.age).cloned();
         let is_eligible_elsewhere = self.0.iter().any(|other| {
@@ -131,11 +131,16 @@ impl TagChecks {
         }
     }
 
-    /// The digest that clients of a class get, else that of the clients that asked last.
+    /// The digest that clients of a class get, else that of the class that was checked last.
     pub(super) fn eligible(&self, class: AcceptClass) -> Option<&Digest> {
         let own = self.0.iter().find(|of_class| of_class.class == class);
         let mut others = self.0.iter().rev().filter_map(|other| other.eligible.as_ref());
         own.and_then(|own| own.eligible.as_ref()).or_else(|| others.next())
+    }
+
+    /// Whether clients of any class get something.
+    pub(super) fn has_eligible(&self) -> bool {
+        self.0.iter().any(|of_class| of_class.eligible.is_some())
     }
 
     /// Whether the last check for a class found this digest.
@@ -359,7 +364,7 @@ mod tests {
                 tag.note(class(number), &digest("b"), at(1.1), &hold);
                 assert_eq!(tag.meaning(class(number), &digest("b"), &hold), Meaning::Present, "{seen:?} {number}");
             }
-            // What someone else makes of the tag waits.
+            // What another client of the upstream makes of the tag waits.
             tag.note(class(0), &digest("c"), at(2.0), &hold);
             assert_eq!(tag.meaning(class(0), &digest("c"), &hold), earlier("b"));
         }

@@ -1,6 +1,6 @@
 //! The file `first-seen`: lines are appended and synced; the whole is replaced when half of it is outdated.
 //!
-//! What must hold: a kill leaves at most the last line cut, and that line is left out. All functions block.
+//! What must hold: a kill leaves at most the last lines cut or missing, and a cut line is left out. All functions block.
 
 use std::{
     collections::HashMap,
@@ -43,9 +43,15 @@ impl FirstSeenLog {
     pub(super) fn open(path: &Path) -> io::Result<(Self, ReadLog)> {
         let state = StateDirectory::open(path).map_err(io::Error::other)?;
         let bytes = state.read(FIRST_SEEN, MAX_FILE)?;
-        let read = read(&bytes);
-        if read.damaged > 0 {
-            state.write(FIRST_SEEN_DAMAGED, &bytes)?;
+        let mut read = read(&bytes);
+        if bytes.len() as u64 >= MAX_FILE {
+            // The rest, which counts more, is not read.
+            read.damaged += 1;
+        }
+        if read.damaged > 0
+            && let Err(error) = state.write(FIRST_SEEN_DAMAGED, &bytes)
+        {
+            tracing::warn!(%error, "the damaged file first-seen cannot be kept as first-seen.damaged");
         }
         let len = bytes.len() as u64;
         Ok((Self { directory: path.to_owned(), len, replaced_len: len, is_failing: false }, read))
@@ -69,20 +75,24 @@ impl FirstSeenLog {
         written
     }
 
-    /// Adds the line of a tag, and waits until it is on disk.
-    pub(super) fn append(&mut self, name: &TagName, checks: &TagChecks) -> io::Result<()> {
-        let line = line::encode(name, checks);
-        let written = self.append_line(&line);
+    /// Adds the lines of tags, and waits until they are on disk.
+    pub(super) fn append<'a>(
+        &mut self,
+        tags: impl IntoIterator<Item = (&'a TagName, &'a TagChecks)>,
+    ) -> io::Result<()> {
+        let lines: String = tags.into_iter().map(|(name, checks)| line::encode(name, checks)).collect();
+        let written = self.append_lines(&lines);
         self.is_failing = written.is_err();
-        self.len += line.len() as u64;
+        self.len += lines.len() as u64;
         written
     }
 
-    fn append_line(&self, line: &str) -> io::Result<()> {
-        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    fn append_lines(&self, lines: &str) -> io::Result<()> {
+        // Another file under this name, such as a pipe, must not block the writer.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let path = self.directory.join(FIRST_SEEN);
         let mut file = File::options().append(true).mode(0o600).custom_flags(flags).open(path)?;
-        file.write_all(line.as_bytes())?;
+        file.write_all(lines.as_bytes())?;
         file.sync_data()
     }
 

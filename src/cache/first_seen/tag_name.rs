@@ -1,4 +1,4 @@
-//! A tag by its names, whatever its clients accept and whoever they are.
+//! A tag by its names: one for all clients, whatever they accept.
 
 use std::{fmt, str::FromStr, sync::Arc};
 

@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, sync::Barrier};
 
 use super::*;
 use crate::{
@@ -158,19 +158,90 @@ async fn a_deleted_manifest_is_meant_by_no_tag() {
     assert!(!seen.names(&key("2"), &digest("b")));
 }
 
+/// A tag whose present digest was found at this time, and that has named it for a year if it is `eligible`.
+fn seen_at(checked: SystemTime, eligible: Option<&str>) -> SeenTag {
+    let present = checks::Present { digest: digest("a"), age: Duration::ZERO, checked, steady: None };
+    let of_class = checks::ClassChecks { class: class(), present: Some(present), eligible: eligible.map(digest) };
+    SeenTag { checks: TagChecks(vec![of_class]), ..SeenTag::default() }
+}
+
 #[test]
 fn the_number_of_tags_is_bounded_and_the_last_ones_stay() {
     let mut tags = HashMap::new();
     for number in 0..=u32::try_from(MAX_TAGS).unwrap() {
-        let mut seen = SeenTag::default();
         let checked = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(number));
-        seen.checks.note(class(), &digest("a"), Moment { wall: checked, steady: Duration::ZERO }, &hold());
-        tags.insert(TagName::from(&key(&format!("t{number}"))), seen);
+        tags.insert(TagName::from(&key(&format!("t{number}"))), seen_at(checked, None));
     }
-    drop_oldest(&mut tags);
-    assert_eq!(tags.len(), MAX_TAGS - MAX_TAGS / DROPPED_PART);
+    let dropped = drop_least(&mut tags);
+    assert_eq!((tags.len(), dropped.len()), (MAX_TAGS - MAX_TAGS / DROPPED_PART, 1 + MAX_TAGS / DROPPED_PART));
     assert!(tags.contains_key(&TagName::from(&key(&format!("t{MAX_TAGS}")))));
-    assert!(!tags.contains_key(&TagName::from(&key("t0"))));
-    drop_oldest(&mut tags);
-    assert_eq!(tags.len(), MAX_TAGS - MAX_TAGS / DROPPED_PART);
+    assert!(dropped.contains(&TagName::from(&key("t0"))));
+    assert!(drop_least(&mut tags).is_empty());
+}
+
+/// A client requests thousands of tags that were never requested before.
+#[test]
+fn many_new_tags_make_none_begin_anew_that_means_another() {
+    let now = SystemTime::now();
+    let mut tags = HashMap::new();
+    for number in 0..MAX_TAGS {
+        tags.insert(TagName::from(&key(&format!("new{number}"))), seen_at(now, Some("a")));
+    }
+    tags.insert(TagName::from(&key("held")), seen_at(now - WEEK, Some("b")));
+    tags.insert(TagName::from(&key("frozen")), SeenTag { is_final: true, ..seen_at(now - WEEK, Some("a")) });
+    tags.insert(TagName::from(&key("same")), seen_at(now - WEEK, Some("a")));
+    tags.insert(TagName::from(&key("idle")), seen_at(now - 20 * WEEK, Some("b")));
+    let used = SeenTag { used: Some(now), ..seen_at(now - 20 * WEEK, Some("b")) };
+    tags.insert(TagName::from(&key("used")), used);
+    drop_least(&mut tags);
+    let is_there = |tag: &str| tags.contains_key(&TagName::from(&key(tag)));
+    assert!(is_there("held") && is_there("frozen") && is_there("used"));
+    assert!(!is_there("same") && !is_there("idle"));
+}
+
+#[tokio::test]
+async fn pushes_are_bounded_and_what_is_dropped_is_told_once() {
+    let seen = FirstSeen::default();
+    for number in 0..=MAX_TAGS {
+        seen.note_push(TagName::from(&key(&format!("t{number}"))), &digest("a")).await;
+    }
+    assert_eq!(seen.tags().len(), MAX_TAGS - MAX_TAGS / DROPPED_PART);
+    assert_eq!((seen.take_dropped().len(), seen.take_dropped().len()), (1 + MAX_TAGS / DROPPED_PART, 0));
+}
+
+#[tokio::test]
+async fn a_file_that_could_not_be_begun_is_written_later() {
+    let directory = tempfile::tempdir().unwrap();
+    // The name under which the file is made is taken.
+    let taken = directory.path().join("first-seen.new");
+    fs::create_dir(&taken).unwrap();
+    let seen = kept_in(directory.path());
+    check(&seen, "1", "a", Duration::ZERO).await;
+    fs::remove_dir(&taken).unwrap();
+    check(&seen, "2", "b", Duration::ZERO).await;
+    assert!(kept_in(directory.path()).names(&key("1"), &digest("a")));
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_one_thread_and_loses_no_tag() {
+    let directory = tempfile::tempdir().unwrap();
+    let seen = kept_in(directory.path());
+    let (hung, answers) = (seen.clone(), Arc::new(Barrier::new(2)));
+    let disk = std::thread::spawn({
+        let answers = answers.clone();
+        move || {
+            let _disk = hung.0.log.lock();
+            answers.wait();
+            answers.wait();
+        }
+    });
+    answers.wait();
+    let tags: Vec<String> = (0..9).map(|number| number.to_string()).collect();
+    let checks = tags.iter().map(|tag| check(&seen, tag, "a", Duration::ZERO));
+    futures_util::future::join_all(checks).await;
+    assert_eq!(seen.0.writer.available_permits(), 0);
+    answers.wait();
+    disk.join().unwrap();
+    let _turn = seen.0.writer.acquire().await.unwrap();
+    assert_eq!(lines(directory.path()).len(), tags.len());
 }

@@ -112,6 +112,9 @@ impl ManifestCache {
 
     /// Keeps what a rule serves for a tag from being evicted, as far as the upstream may not have it any more.
     async fn keep_held(&self, name: &TagName, hold: &Hold, visibilities: &[Visibility]) {
+        for dropped in self.0.first_seen.take_dropped() {
+            self.0.held.set(&dropped, &[]).await;
+        }
         let held = self.0.first_seen.held(name, hold.is_final);
         let keys: Vec<ContentKey> =
             held.iter().flat_map(|digest| visibilities.iter().map(|visibility| visibility.key(digest))).collect();
