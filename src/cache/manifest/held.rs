@@ -16,7 +16,7 @@ use crate::{
         storage::tag_record::TagKey,
     },
     oci::{Digest, Reference, Repository, Tag},
-    rule::{Hold, RuleName, Rules, TagRules},
+    rule::{First, Hold, RuleName, Rules, TagRules},
     upstream::Upstream,
 };
 
@@ -78,12 +78,15 @@ impl ManifestCache {
             Err(error) => return Err(error),
         };
         let ManifestHead { digest, outcome, confirmed, .. } = head;
-        // The record is older than the rule, or than what is remembered of the tag. A stale one is no check.
-        if outcome != Outcome::Stale && !self.0.first_seen.names(key, &digest) {
+        // The record is older than the rule, or than what is remembered of the tag; or an earlier rule did not allow the
+        // first digest. A stale record is no check.
+        let first_seen = &self.0.first_seen;
+        let is_first = || hold.first == First::Allow && first_seen.eligible(key).is_none();
+        if outcome != Outcome::Stale && (!first_seen.names(key, &digest) || is_first()) {
             let confirmed = confirmed.unwrap_or_else(SystemTime::now);
-            self.0.first_seen.note(key, &digest, confirmed, hold).await;
+            first_seen.note(key, &digest, confirmed, hold).await;
         }
-        match self.0.first_seen.meaning(key, &digest, hold) {
+        match first_seen.meaning(key, &digest, hold) {
             Meaning::Present => Ok(HeldTag { digest, outcome, confirmed, instead: None }),
             Meaning::Earlier(digest) => {
                 // The upstream was asked, but what is served is not its answer.

@@ -155,6 +155,27 @@ async fn a_rule_that_comes_later_counts_what_is_cached() {
 }
 
 #[tokio::test]
+async fn the_first_digest_that_a_later_rule_allows_is_the_only_one() {
+    let registry = FakeRegistry::start().await;
+    let first = registry.add_image("team/app", "1", &[b"first"]);
+    // The record of the tag is fresh when the rule changes.
+    let a_day = |config: &mut forebay::config::Config| config.cache.tag_ttl = DAY;
+    let mut mirror = build(&registry, WEEK).config(a_day).start().await;
+    assert_denied(&mirror, &manifest(1), &["(line "]).await;
+    let rules = build(&registry, ALLOW).start().await.config().rules.clone();
+    mirror.app().reload(forebay::config::Config { rules: rules.clone(), ..mirror.config().clone() }).unwrap();
+    assert_tag_is(&mirror, "1", &first).await;
+    registry.add_image("team/app", "1", &[b"second"]);
+    let now = |config: &mut forebay::config::Config| {
+        config.rules = rules;
+        config.cache.tag_ttl = Duration::ZERO;
+    };
+    mirror.restart_with(now).await;
+    assert_tag_is(&mirror, "1", &first).await;
+    assert_eq!(held(&mirror, "earlier").await, 2.0);
+}
+
+#[tokio::test]
 async fn signatures_and_referrers_are_not_held() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
