@@ -6,15 +6,22 @@
 
 mod banner;
 mod check;
+mod columns;
 mod config_command;
 mod config_diff;
 mod config_show;
 mod control;
+mod events;
 mod fd_limit;
 mod log_lines;
 mod log_writer;
+mod output;
+mod running;
 mod serve;
+mod status;
 mod systemd;
+mod text;
+mod upstream_command;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -30,7 +37,11 @@ use forebay::{
 };
 use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 
-use self::config_command::{CheckArguments, ConfigCommand};
+use self::{
+    config_command::{CheckArguments, ConfigCommand},
+    status::StatusArguments,
+    upstream_command::UpstreamCommand,
+};
 
 /// The filter of the logs, such as `info` or `forebay=debug`.
 const LOG_VARIABLE: &str = "FOREBAY_LOG";
@@ -64,6 +75,13 @@ enum Command {
     },
     /// The same as `config check`
     Check(CheckArguments),
+    /// Print how the running forebay is; exit code 1 if a person should look
+    Status(StatusArguments),
+    /// List and test the upstreams of the running forebay
+    Upstream {
+        #[command(subcommand)]
+        command: UpstreamCommand,
+    },
 }
 
 /// The configuration file, and the flags that win over it.
@@ -150,6 +168,8 @@ pub(crate) fn run() -> ExitCode {
             Command::Serve(config) => serve::run(&config, inherited),
             Command::Config { command } => command.run(arguments.control),
             Command::Check(check) => check.run(arguments.control),
+            Command::Status(status) => status.run(arguments.control.as_deref()),
+            Command::Upstream { command } => command.run(arguments.control.as_deref()),
         };
         // Flush the log before the error is printed, so that the error comes last.
         drop(flush);

@@ -13,12 +13,13 @@ mod status;
 mod upstream_test;
 mod upstreams;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 
 use self::{
     access::{Caller, Need, admit},
@@ -60,17 +61,17 @@ pub(crate) struct Sources {
 pub(crate) struct Api(Arc<Sources>);
 
 /// What a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Resource<'a> {
     Config,
     Status,
     Upstreams,
     /// By the name of the upstream.
-    UpstreamTest(&'a str),
+    UpstreamTest(Cow<'a, str>),
 }
 
 /// What a request does to a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Action<'a> {
     resource: Resource<'a>,
     need: Need,
@@ -87,7 +88,11 @@ impl<'a> Action<'a> {
             ["config"] => (Resource::Config, Need::Read),
             ["status"] => (Resource::Status, Need::Read),
             ["upstreams"] => (Resource::Upstreams, Need::Read),
-            ["upstreams", name, "test"] => (Resource::UpstreamTest(name), Need::Change),
+            ["upstreams", name, "test"] => {
+                let name = percent_decode_str(name).decode_utf8();
+                let name = name.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the name is no UTF-8"))?;
+                (Resource::UpstreamTest(name), Need::Change)
+            }
             _ => {
                 let why = format!("there is no such resource; below {ROOT} there are {RESOURCES}");
                 return Err(ApiError::new(StatusCode::NOT_FOUND, why));
@@ -125,7 +130,7 @@ impl Api {
             Resource::Config => text(StatusCode::OK, Bytes::clone(&self.0.config.0.load())),
             Resource::Status => json(&self.0.status.document(&self.0.upstreams.load())),
             Resource::Upstreams => json(&upstreams::document(&self.0.upstreams.load())),
-            Resource::UpstreamTest(name) => self.0.tests.run(&self.0.upstreams.load(), name)?,
+            Resource::UpstreamTest(name) => self.0.tests.run(&self.0.upstreams.load(), &name)?,
         })
     }
 }
@@ -143,13 +148,13 @@ mod tests {
             [("config", Resource::Config), ("status", Resource::Status), ("upstreams", Resource::Upstreams)]
         {
             let path = format!("{ROOT}{path}");
-            assert_eq!(of(Method::GET, &path), Ok((resource, Need::Read)));
+            assert_eq!(of(Method::GET, &path), Ok((resource.clone(), Need::Read)));
             assert_eq!(of(Method::HEAD, &path), Ok((resource, Need::Read)));
             assert_eq!(of(Method::POST, &path), Err(ApiError::method("GET, HEAD")));
             assert_eq!(of(Method::DELETE, &path), Err(ApiError::method("GET, HEAD")));
         }
-        let test = "/api/v1/upstreams/harbor.lan:8443/test";
-        assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443"), Need::Change)));
+        let test = "/api/v1/upstreams/harbor%2Elan:8443/test";
+        assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443".into()), Need::Change)));
         assert_eq!(of(Method::GET, test), Err(ApiError::method("POST")));
         for path in ["/api/v1/", "/api/v1", "/metrics", "/api/v1/config/", "/api/v1//config", "/api/v2/config"] {
             assert_eq!(of(Method::GET, path).unwrap_err().status, StatusCode::NOT_FOUND, "{path}");

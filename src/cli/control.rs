@@ -10,16 +10,28 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use forebay::{admin::control_socket, config::Config};
-use http::{Request, header};
+use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1::handshake;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{SendRequest, handshake},
+};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{runtime::Builder, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Failure,
+    events::{Event, EventParser},
+};
 
 /// How long forebay may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// The longest refusal that is read, in bytes.
+const MAX_ERROR: usize = 64 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +42,16 @@ pub(super) enum ControlError {
     Denied(PathBuf),
     #[error("cannot use {}", path.display())]
     Socket { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Refused(String),
     #[error("forebay does not answer as it should")]
-    Answer(#[source] anyhow::Error),
+    Answer(#[from] anyhow::Error),
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 fn listed(paths: &[PathBuf]) -> String {
@@ -50,7 +70,7 @@ pub(super) fn places(config: &Config, flag: Option<&Path>) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// No forebay listens in any of the places, or another program does.
-pub(super) fn configuration(places: &[PathBuf]) -> Result<serde_json::Value, ControlError> {
+pub(super) fn configuration(places: &[PathBuf]) -> Result<Value, ControlError> {
     let running = get(places, "/api/v1/config")?;
     if !running["config"].is_object() {
         return Err(ControlError::Answer(anyhow::anyhow!("the answer has no configuration")));
@@ -58,19 +78,80 @@ pub(super) fn configuration(places: &[PathBuf]) -> Result<serde_json::Value, Con
     Ok(running)
 }
 
-/// GETs a path of the control API from the first place where a forebay listens. Blocks.
+/// GETs a resource of the control API from the first place where a forebay listens. Blocks.
 ///
 /// # Errors
 /// No forebay listens in any of the places, or it does not answer.
-fn get(places: &[PathBuf], path: &str) -> Result<serde_json::Value, ControlError> {
+pub(super) fn get(places: &[PathBuf], path: &str) -> Result<Value, ControlError> {
+    run(places, async |mut exchange| {
+        let answer = timeout(TIMEOUT, exchange.send(Method::GET, path)).await.map_err(anyhow::Error::from)??;
+        let body = timeout(TIMEOUT, Limited::new(answer.into_body(), MAX_ANSWER).collect()).await;
+        let body = body.map_err(anyhow::Error::from)?.map_err(|error| anyhow::anyhow!(error))?;
+        Ok(serde_json::from_slice(&body.to_bytes()).map_err(anyhow::Error::from)?)
+    })
+}
+
+/// POSTs to a resource that answers by events, and hands each on as it comes. Blocks.
+///
+/// # Errors
+/// No forebay listens in any of the places, it does not answer, or the answer breaks off.
+pub(super) fn post(places: &[PathBuf], path: &str, mut each: impl FnMut(Event)) -> Result<(), ControlError> {
+    run(places, async |mut exchange| {
+        let answer = exchange.send(Method::POST, path).await?;
+        let (mut body, mut parser) = (answer.into_body(), EventParser::default());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(anyhow::Error::from)?;
+            parser
+                .push(frame.data_ref().map_or(&[][..], |data| data))
+                .map_err(anyhow::Error::from)?
+                .into_iter()
+                .for_each(&mut each);
+        }
+        Ok(())
+    })
+}
+
+/// Connects, and runs an exchange on a runtime of its own.
+fn run<T>(places: &[PathBuf], work: impl AsyncFnOnce(Exchange) -> Result<T, ControlError>) -> Result<T, ControlError> {
     let socket = connect(places)?;
-    let answer = || -> anyhow::Result<serde_json::Value> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime");
+    runtime.map_err(ControlError::Answer)?.block_on(async {
+        let exchange = Exchange::begin(socket).await.map_err(ControlError::Answer)?;
+        work(exchange).await
+    })
+}
+
+/// A connection for one request.
+struct Exchange {
+    sender: SendRequest<Empty<Bytes>>,
+    /// Aborted when the exchange is over.
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Exchange {
+    async fn begin(socket: UnixStream) -> anyhow::Result<Self> {
         socket.set_nonblocking(true)?;
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        let answer = runtime.block_on(async { timeout(TIMEOUT, request(socket, path)).await })??;
-        Ok(serde_json::from_slice(&answer)?)
-    };
-    answer().map_err(ControlError::Answer)
+        let socket = tokio::net::UnixStream::from_std(socket)?;
+        let (sender, connection) = handshake(TokioIo::new(socket)).await?;
+        // What breaks the connection is an error of the request, too.
+        let connection = tokio::spawn(async { drop(connection.await) });
+        Ok(Self { sender, _connection: AbortOnDropHandle::new(connection) })
+    }
+
+    /// The response, if it is a success.
+    async fn send(&mut self, method: Method, path: &str) -> Result<Response<Incoming>, ControlError> {
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        let request = request.body(Empty::new()).map_err(anyhow::Error::from)?;
+        let response = self.sender.send_request(request).await.map_err(anyhow::Error::from)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = timeout(TIMEOUT, Limited::new(response.into_body(), MAX_ERROR).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+        let why = serde_json::from_slice::<Value>(&body).ok().and_then(|body| Some(body["error"].as_str()?.to_owned()));
+        Err(ControlError::Refused(why.unwrap_or_else(|| status.to_string())))
+    }
 }
 
 /// Connects to the first socket on which a program listens.
@@ -90,29 +171,6 @@ fn connect(places: &[PathBuf]) -> Result<UnixStream, ControlError> {
         Some(path) => ControlError::Denied(path.clone()),
         None => ControlError::NoneRuns(places.to_vec()),
     })
-}
-
-async fn request(socket: UnixStream, path: &str) -> anyhow::Result<Bytes> {
-    let socket = tokio::net::UnixStream::from_std(socket)?;
-    let (mut sender, connection) = handshake(TokioIo::new(socket)).await?;
-    let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-        anyhow::ensure!(status.is_success(), "{status}");
-        anyhow::Ok(body)
-    };
-    tokio::pin!(exchange, connection);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        // The connection ends when the exchange does, or breaks before.
-        ended = &mut connection => {
-            ended?;
-            exchange.await
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,167 @@
+//! `forebay status`: is it healthy, and what needs a person?
+
+use std::{path::Path, time::SystemTime};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Failure, columns::Columns, control, output::print, running::RunningArguments, text};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArguments {
+    #[command(flatten)]
+    running: RunningArguments,
+    /// Only whether it is ready for clients, as /readyz says
+    #[arg(long)]
+    ready: bool,
+}
+
+impl StatusArguments {
+    /// # Errors
+    /// No forebay answers, it is not ready (`--ready`), or a person should look.
+    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
+        let status = control::get(&self.running.places(control)?, "/api/v1/status")?;
+        if self.ready {
+            return self.say_ready(&status);
+        }
+        if self.running.json {
+            print(&format!("{status}\n"))?;
+        } else {
+            print(&page(&status, SystemTime::now()))?;
+        }
+        match status["attention"].as_array().map_or(0, Vec::len) {
+            0 => Ok(()),
+            1 => Err(Failure::Failed(anyhow::anyhow!("a person should look at this"))),
+            several => Err(Failure::Failed(anyhow::anyhow!("a person should look at these {several}"))),
+        }
+    }
+
+    fn say_ready(&self, status: &Value) -> Result<(), Failure> {
+        let state = status["state"].as_str().unwrap_or_default();
+        match self.running.json {
+            true => print(&format!("{}\n", serde_json::json!({ "state": state, "ready": status["ready"] })))?,
+            false => print(&format!("{state}\n"))?,
+        }
+        match status["ready"].as_bool() {
+            Some(true) => Ok(()),
+            _ => Err(Failure::Failed(anyhow::anyhow!("it is not ready for clients"))),
+        }
+    }
+}
+
+/// The status for a person.
+fn page(status: &Value, now: SystemTime) -> String {
+    let cache = &status["cache"];
+    let bytes = |value: &Value| value.as_u64().map(text::bytes);
+    let mut lines = vec![format!(
+        "forebay {}  {}  up {}  configuration {}",
+        status["version"].as_str().unwrap_or_default(),
+        status["state"].as_str().unwrap_or_default(),
+        text::age(&status["started"], now),
+        if status["config_reloaded"] == false { "NOT RELOADED" } else { "ok" },
+    )];
+    let mut line = format!(
+        "cache  {} of {}  {} free  {} blobs, {} manifests, {} tags",
+        bytes(&cache["bytes"]).unwrap_or_default(),
+        bytes(&cache["max_bytes"]).unwrap_or_default(),
+        bytes(&cache["free_bytes"]).unwrap_or_else(|| "?".to_owned()),
+        cache["kinds"]["blob"]["objects"],
+        cache["kinds"]["manifest"]["objects"],
+        cache["kinds"]["tag"]["objects"],
+    );
+    if !cache["oldest_use"].is_null() {
+        line += &format!("  oldest use {} ago", text::age(&cache["oldest_use"], now));
+    }
+    if cache["scanned"] == false {
+        line += "  (the scan of the start is running)";
+    }
+    lines.push(line);
+    if let Some(until) = status["certificate_until"].as_str() {
+        lines.push(format!("certificate until {until}"));
+    }
+    lines.push(String::new());
+    let mut page = lines.join("\n") + "\n" + &upstreams(&status["upstreams"], now).to_string();
+    for sentence in status["attention"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        page += &format!("! {sentence}\n");
+    }
+    page
+}
+
+/// The upstreams, a row each.
+pub(super) fn upstreams(upstreams: &Value, now: SystemTime) -> Columns {
+    let mut columns =
+        Columns::new(["UPSTREAM", "STATE", "CREDENTIALS", "LATENCY", "P95", "PULLS LEFT", "LAST FAILURE"]);
+    for upstream in upstreams.as_array().into_iter().flatten() {
+        let word = |key: &str| upstream[key].as_str().unwrap_or_default();
+        let state = match word("state") {
+            // Capitals, for eyes that run over it.
+            bad @ ("down" | "credentials_refused") => bad.to_uppercase().replace('_', " "),
+            state => state.to_owned(),
+        };
+        let millis = |key: &str| upstream["latency"][key].as_f64().map(text::seconds).unwrap_or_default();
+        let pulls = &upstream["pulls"];
+        let left = match (pulls["remaining"].as_u64(), pulls["limit"].as_u64()) {
+            (Some(remaining), Some(limit)) => format!("{remaining}/{limit}"),
+            (Some(remaining), None) => remaining.to_string(),
+            _ => String::new(),
+        };
+        let failure = &upstream["last_failure"];
+        let failure = failure["cause"].as_str().map(|cause| format!("{cause} {} ago", text::age(&failure["at"], now)));
+        columns.row([
+            word("name").to_owned(),
+            state,
+            word("credentials").to_owned(),
+            millis("median_seconds"),
+            millis("p95_seconds"),
+            left,
+            failure.unwrap_or_default(),
+        ]);
+    }
+    columns
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_person_sees_what_needs_a_look() {
+        let status = json!({
+            "version": "0.1.0", "state": "ready", "ready": true, "started": "2027-01-03T08:00:00Z",
+            "config_reloaded": true, "certificate_until": "2027-06-01T00:00:00Z",
+            "cache": {
+                "bytes": 76_450_000_000_u64, "max_bytes": 107_374_182_400_u64, "free_bytes": null,
+                "in_flight_bytes": 0, "scanned": true, "oldest_use": "2027-01-12T08:00:00Z",
+                "kinds": {"blob": {"objects": 18402}, "manifest": {"objects": 40}, "tag": {"objects": 12}},
+            },
+            "upstreams": [
+                {
+                    "name": "docker.io", "state": "ok", "credentials": "own", "down_since": null, "last_failure": null,
+                    "latency": {"median_seconds": 0.0314, "p95_seconds": 1.5},
+                    "pulls": {"limit": 200, "remaining": 143, "at": "2027-01-15T07:59:00Z"},
+                },
+                {
+                    "name": "harbor.lan", "state": "credentials_refused", "credentials": "own", "down_since": null,
+                    "last_failure": {"cause": "credentials", "at": "2027-01-15T07:58:30Z"}, "latency": null, "pulls": null,
+                },
+            ],
+            "attention": ["harbor.lan refuses forebay's own credentials: what is cached is still served"],
+        });
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let expected = "\
+forebay 0.1.0  ready  up 12 d  configuration ok
+cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12 tags  oldest use 3 d ago
+certificate until 2027-06-01T00:00:00Z
+
+UPSTREAM    STATE                CREDENTIALS  LATENCY  P95    PULLS LEFT  LAST FAILURE
+docker.io   ok                   own          31 ms    1.5 s  143/200     -
+harbor.lan  CREDENTIALS REFUSED  own          -        -      -           credentials 1 min ago
+! harbor.lan refuses forebay's own credentials: what is cached is still served
+";
+        assert_eq!(page(&status, now), expected);
+    }
+}

@@ -1,0 +1,81 @@
+//! The commands that ask the running forebay.
+
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, When},
+    mirror::Mirror,
+};
+use tokio::task::spawn_blocking;
+
+use super::*;
+
+/// What a command prints that asks this mirror.
+async fn ask(mirror: &Mirror, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let socket = mirror.config().admin.socket.as_deref().unwrap().to_str().unwrap().to_owned();
+    let arguments: Vec<String> =
+        arguments.iter().map(|word| (*word).to_owned()).chain(["--control".into(), socket]).collect();
+    spawn_blocking(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        run(&tempfile::tempdir().unwrap(), &arguments)
+    })
+    .await
+    .unwrap()
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_fails_when_a_person_should_look() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (code, page, error) = ask(&mirror, &["status"]).await;
+    assert_eq!((code, &*error), (Some(0), ""), "{page}");
+    assert!(page.starts_with(&format!("forebay {}  ready  up ", env!("CARGO_PKG_VERSION"))), "{page}");
+    assert!(page.contains("\nfake.example  unknown  none "), "{page}");
+    assert_eq!(ask(&mirror, &["status", "--ready"]).await, (Some(0), "ready\n".to_owned(), String::new()));
+
+    registry.fault(When::any(), Fault::status(500));
+    mirror.get("/v2/team/app/tags/list").await;
+    let (code, page, error) = ask(&mirror, &["status"]).await;
+    assert_eq!((code, &*error), (Some(1), "forebay: a person should look at this\n"));
+    assert!(page.ends_with("! fake.example does not answer: what is cached is still served\n"), "{page}");
+    let (code, page, _) = ask(&mirror, &["status", "--json"]).await;
+    assert_eq!((code, &json(&page)["upstreams"][0]["state"]), (Some(1), &"down".into()));
+
+    mirror.app().announce_drain();
+    let (code, text, error) = ask(&mirror, &["status", "--ready", "--json"]).await;
+    assert_eq!((code, json(&text)), (Some(1), serde_json::json!({ "state": "draining", "ready": false })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstreams_are_listed_and_tested() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (code, list, _) = ask(&mirror, &["upstream", "ls"]).await;
+    let words: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((code, &words[1][..3]), (Some(0), &["fake.example", "unknown", "none"][..]), "{list}");
+
+    let (code, text, error) = ask(&mirror, &["upstream", "test"]).await;
+    assert!(code == Some(0) && text.starts_with("fake.example: ok, "), "{text}{error}");
+    registry.fault(When::any(), Fault::status(500));
+    let (code, text, error) = ask(&mirror, &["upstream", "test", "fake.example", "--json"]).await;
+    assert_eq!((code, &*error), (Some(1), "forebay: 1 of 1 upstreams failed\n"));
+    assert_eq!(json(&text)["cause"], "status");
+    let (code, text, error) = ask(&mirror, &["upstream", "test", "other.example"]).await;
+    assert_eq!((code, &*text), (Some(1), ""));
+    assert_eq!(error, "forebay: there is no upstream \"other.example\"; there are fake.example\n");
+}
+
+#[test]
+fn without_a_running_forebay_the_places_are_named() {
+    let directory = directory("");
+    for arguments in [&["status"][..], &["status", "--ready"], &["upstream", "ls"], &["upstream", "test"]] {
+        let (code, stdout, stderr) = run(&directory, &[arguments, &["--control", "none.sock"]].concat());
+        assert_eq!((code, &*stdout), (Some(1), ""), "{stderr}");
+        assert_eq!(
+            stderr,
+            "forebay: no forebay runs here: nothing listens on none.sock; --control PATH names another socket\n"
+        );
+    }
+}
