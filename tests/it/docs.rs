@@ -402,3 +402,27 @@ fn the_first_documents_stay_short() {
         assert!(document.text.lines().count() <= 60, "{}", document.name());
     }
 }
+
+/// The README compares by figures of the last run of the benchmark.
+#[test]
+fn the_figures_of_the_readme_are_those_of_the_results() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let results = fs::read_to_string(root().join("benches/RESULTS.md")).unwrap().replace(" /s |", " requests/s |");
+    let (_, table) = readme.split_once("| work | other | forebay |\n").unwrap();
+    let mut found = 0;
+    for row in table.lines().skip(1).take_while(|line| line.starts_with('|')) {
+        for cell in row.split('|').skip(2) {
+            let texts =
+                cell.split([':', ',']).map(str::trim).filter(|text| text.starts_with(|c: char| c.is_ascii_digit()));
+            for text in texts {
+                let figure = match text.split_once(" of the CPU time") {
+                    Some((ratio, _)) => format!("| {ratio} ("),
+                    None => format!("| {} |", text.trim_end_matches(" from the upstream")),
+                };
+                assert!(results.contains(&figure), "{row}: {figure}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 15, "{found} figures were found");
+}
