@@ -101,7 +101,7 @@ async fn wrong_bytes_after_a_leftover_count_only_the_second_time() {
     for counted in [0.0, 1.0] {
         // The client has its head before the fault is found: without one it would begin the next download, too.
         let gate = Gate::new();
-        registry.fault_times(1, When::blob(&digest), Fault::HoldBody { at: 390_000, gate: gate.clone() });
+        registry.fault(When::blob(&digest), Fault::HoldBody { at: 390_000, gate: gate.clone() });
         let client = Raw::get(mirror.address(), &path(&digest), &[]).await;
         gate.open();
         assert!(!client.rest().await.is_whole());
