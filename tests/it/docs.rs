@@ -1,5 +1,7 @@
 //! The documents say what is so: keys, defaults, examples, links, paths and flags.
 
+mod commands;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -286,15 +288,11 @@ fn each_file_that_a_document_names_exists() {
 
 #[test]
 fn each_flag_that_a_document_names_exists() {
-    let help = |command: &'static str| {
-        let words = command.split(' ').chain(["--help"]);
-        let forebay = Command::new(env!("CARGO_BIN_EXE_forebay")).args(words).output().unwrap();
-        (command, String::from_utf8(forebay.stdout).unwrap())
-    };
-    let commands = ["serve", "check", "config check", "config show", "config diff"].map(help);
+    let commands = commands::all();
     let mut checked = 0;
     for document in documents() {
-        for (command, help) in &commands {
+        // Flags belong to the commands that have none below them.
+        for (command, help) in commands.iter().filter(|(_, help)| !help.contains("\nCommands:\n")) {
             for rest in document.text.split(&format!("forebay {command} ")).skip(1) {
                 let call = rest.split(['`', '\n', '#']).next().unwrap_or_default();
                 for flag in call.split([' ', '[', ']']).filter(|word| word.starts_with("--")) {
