@@ -2,7 +2,8 @@
 //!
 //! Exit codes: 0 ok, 1 failed, 2 the command line or the configuration is wrong. Results go to standard output, logs
 //! and errors to standard error. Each command is a file below this one; `systemd` talks to the service manager,
-//! `fd_limit` raises the limit of open files, `log_lines` formats the log and `log_writer` writes it.
+//! `fd_limit` raises the limit of open files, `log_lines` formats the log and `log_writer` writes it, `output` prints, and
+//! `terminal` asks.
 
 mod banner;
 mod check;
@@ -13,6 +14,7 @@ mod config_show;
 mod control;
 mod events;
 mod fd_limit;
+mod hidden_line;
 mod log_lines;
 mod log_writer;
 mod output;
@@ -20,8 +22,10 @@ mod running;
 mod serve;
 mod status;
 mod systemd;
+mod terminal;
 mod text;
 mod upstream_command;
+mod user;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -41,6 +45,7 @@ use self::{
     config_command::{CheckArguments, ConfigCommand},
     status::StatusArguments,
     upstream_command::UpstreamCommand,
+    user::UserCommand,
 };
 
 /// The filter of the logs, such as `info` or `forebay=debug`.
@@ -81,6 +86,11 @@ enum Command {
     Upstream {
         #[command(subcommand)]
         command: UpstreamCommand,
+    },
+    /// Add, list and remove the users of access.htpasswd
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
     },
 }
 
@@ -170,6 +180,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Check(check) => check.run(arguments.control),
             Command::Status(status) => status.run(arguments.control.as_deref()),
             Command::Upstream { command } => command.run(arguments.control.as_deref()),
+            Command::User { command } => command.run(),
         };
         // Flush the log before the error is printed, so that the error comes last.
         drop(flush);

@@ -63,6 +63,7 @@ use node::Node;
 use schema::Schema;
 
 pub use self::{
+    access::UserSettings,
     address::parse_address,
     error::{Error, Key, Mistake, Place, Position},
     file::default_file,
@@ -146,16 +147,34 @@ pub fn keys() -> Vec<String> {
 /// # Errors
 /// The file cannot be read, or the configuration has mistakes: all that were found.
 pub fn load(path: Option<&Path>, variables: &Variables, flags: Overrides) -> Result<Loaded, Error> {
-    let found = match path {
-        Some(path) => Some((path.to_owned(), file::read(path)?)),
-        None => {
-            let path = default_file();
-            file::read_if_there(&path)?.map(|text| (path, text))
-        }
-    };
-    match &found {
+    match &found(path)? {
         Some((path, text)) => compose(Some(path), text, variables, flags),
         None => compose(None, "", variables, flags),
+    }
+}
+
+/// Reads where the users are, from the same file and variables, without the checks of what the values mean: the file of
+/// the users may be missing, since `forebay user add` creates it.
+///
+/// # Errors
+/// The file cannot be read, is no TOML, or has keys or types that are wrong.
+pub fn load_user_settings(path: Option<&Path>, variables: &Variables) -> Result<UserSettings, Error> {
+    let found = found(path)?;
+    let (path, text) = found.as_ref().map_or((None, ""), |(path, text)| (Some(&**path), text));
+    let schema = Schema::of::<File>();
+    let document = Document::new(path, text, variables, &schema, &well_known::names());
+    let settings = document.read::<File>(&schema)?.access.user_settings(&document);
+    document.finish().map(|_| settings)
+}
+
+/// The text of the file at `path`, or of the default file, which need not be there.
+fn found(path: Option<&Path>) -> Result<Option<(PathBuf, String)>, Error> {
+    match path {
+        Some(path) => Ok(Some((path.to_owned(), file::read(path)?))),
+        None => {
+            let path = default_file();
+            Ok(file::read_if_there(&path)?.map(|text| (path, text)))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 
 /// The longest user name and password that are sent to an upstream, in bytes; some passwords are whole key files.
-const MAX_USER: usize = 256;
+pub(super) const MAX_USER: usize = 256;
 const MAX_PASSWORD: usize = 16 * 1024;
 
 /// The credentials a client sent. They have no `Debug`, so that they are never logged.

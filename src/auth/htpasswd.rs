@@ -17,10 +17,10 @@ use crate::small_file;
 const MAX_COST: u32 = 16;
 
 /// bcrypt ignores the rest of a longer password, in bytes.
-const MAX_PASSWORD: usize = 72;
+pub(super) const MAX_PASSWORD: usize = 72;
 
 /// The longest file, in bytes; some 50 000 users.
-const MAX_FILE: u64 = 4 * 1024 * 1024;
+pub(super) const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// Why the htpasswd file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,15 +60,25 @@ pub(super) struct Users {
 
 impl Users {
     pub(super) fn load(path: &Path) -> Result<Users, Error> {
+        Users::load_with_text(path).map(|(users, _)| users)
+    }
+
+    /// The users, and the text of the file.
+    pub(super) fn load_with_text(path: &Path) -> Result<(Users, String), Error> {
         let text =
             small_file::read_text(path, MAX_FILE).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let users = Users::parse(&text);
         let users = users.map_err(|(line, problem)| Error::Line { path: path.to_owned(), line, problem })?;
-        Ok(Users { fingerprint: Sha256::digest(&text).into(), ..users })
+        Ok((Users { fingerprint: Sha256::digest(&text).into(), ..users }, text))
     }
 
     pub(super) fn contains(&self, user: &str) -> bool {
         self.hashes.contains_key(user)
+    }
+
+    /// The bcrypt cost of a user's hash.
+    pub(super) fn cost(&self, user: &str) -> Option<u32> {
+        self.hashes.get(user).and_then(|hash| cost_of(hash))
     }
 
     pub(super) fn count(&self) -> usize {
@@ -80,19 +90,16 @@ impl Users {
         self.fingerprint
     }
 
-    fn parse(text: &str) -> Result<Users, (usize, Problem)> {
+    pub(super) fn parse(text: &str) -> Result<Users, (usize, Problem)> {
         let mut users = Users::default();
         if text.starts_with('\u{feff}') {
             return Err((1, Problem::ByteOrderMark));
         }
         for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
             let fail = |problem| (number + 1, problem);
-            let (user, hash) = line.split_once(':').ok_or(fail(Problem::NotAPair))?;
-            let cost = hash.parse::<HashParts>().map_err(|_| fail(Problem::NotBcrypt))?.get_cost();
+            let Some(entry) = entry(line) else { continue };
+            let (user, hash) = entry.ok_or(fail(Problem::NotAPair))?;
+            let cost = cost_of(hash).ok_or(fail(Problem::NotBcrypt))?;
             if cost > MAX_COST {
                 return Err(fail(Problem::TooCostly));
             }
@@ -116,13 +123,23 @@ impl Users {
         {
             return Some(user.clone());
         }
-        let spent = known.and_then(|(_, hash)| hash.parse::<HashParts>().ok()).map(|hash| hash.get_cost());
+        let spent = known.and_then(|(_, hash)| cost_of(hash));
         for cost in self.highest.into_iter().flat_map(|highest| missing_costs(spent, highest)) {
             // Only the time matters; the function takes no empty password.
             let _ = bcrypt::bcrypt(cost, [0; 16], b"any");
         }
         None
     }
+}
+
+fn cost_of(hash: &str) -> Option<u32> {
+    hash.parse::<HashParts>().ok().map(|hash| hash.get_cost())
+}
+
+/// The user and the hash of a line, which has no colon if that is `None`; no entry: the line is empty or a comment.
+pub(super) fn entry(line: &str) -> Option<Option<(&str, &str)>> {
+    let line = line.trim();
+    (!line.is_empty() && !line.starts_with('#')).then(|| line.split_once(':'))
 }
 
 /// Whether bcrypt distinguishes a password from every other: it cuts longer ones, and repeats the password with a NUL

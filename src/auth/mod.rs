@@ -14,10 +14,14 @@ mod failed_logins;
 mod grants;
 mod htpasswd;
 mod login_failure;
+mod new_password;
 mod password_attempts;
 mod password_cache;
 mod password_queue;
 mod rules;
+mod user_file;
+mod user_lines;
+mod user_name;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +30,10 @@ pub use self::{
     access_control::AccessControl,
     config::{Anonymous, Config, PushUsers},
     htpasswd::Error,
+    new_password::NewPassword,
     password_attempts::PasswordAttempts,
+    user_file::{Existing, User, UserFile, UserFileError},
+    user_name::UserName,
 };
 pub(crate) use self::{
     access_control::watch,

@@ -1,4 +1,4 @@
-//! What commands print: results on standard output.
+//! What commands print: results on standard output, remarks on standard error.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -11,6 +11,11 @@ use super::Failure;
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// Prints a remark. If standard error is closed, the exit code still tells.
+pub(super) fn remark(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn written(result: io::Result<()>) -> Result<(), Failure> {

@@ -33,7 +33,25 @@ pub(super) struct ClientGrants {
     pub grace: Duration,
 }
 
+/// What `forebay user` has to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserSettings {
+    /// The file of `access.htpasswd`, which need not be there yet.
+    pub htpasswd: Option<PathBuf>,
+    /// The names in `access.push_users`.
+    pub push_users: Vec<String>,
+}
+
 impl AccessSection {
+    /// Looks at no file.
+    pub(super) fn user_settings(self, document: &Document<'_>) -> UserSettings {
+        let key = Key::new("access").field("htpasswd");
+        UserSettings {
+            htpasswd: self.htpasswd.map(|path| document.resolve(&key, &path)),
+            push_users: self.push_users.unwrap_or_default(),
+        }
+    }
+
     pub(super) fn client_grants(&self) -> ClientGrants {
         let period = |given: Option<Period>, default| given.map_or(default, |Period(period)| period);
         ClientGrants { ttl: period(self.access_ttl, ACCESS_TTL), grace: period(self.access_grace, ACCESS_GRACE) }

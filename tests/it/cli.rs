@@ -9,6 +9,7 @@ pub mod drain_delay;
 pub mod running;
 pub mod sources;
 pub mod systemd;
+pub mod user;
 
 use std::{
     fs,
