@@ -8,6 +8,7 @@
 mod banner;
 mod check;
 mod columns;
+mod completion;
 mod config_command;
 mod config_diff;
 mod config_show;
@@ -17,6 +18,7 @@ mod fd_limit;
 mod hidden_line;
 mod log_lines;
 mod log_writer;
+mod man;
 mod output;
 mod running;
 mod serve;
@@ -26,6 +28,7 @@ mod terminal;
 mod text;
 mod upstream_command;
 mod user;
+mod version;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -34,7 +37,8 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
 use forebay::{
     app,
     config::{self, Loaded, Overrides, Variables},
@@ -91,6 +95,23 @@ enum Command {
     User {
         #[command(subcommand)]
         command: UserCommand,
+    },
+    /// Print the version, and what it was built for
+    Version {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a script that completes commands and flags in a shell
+    Completion {
+        /// The shell that reads the script
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// Write the pages of all commands into this directory
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
     },
 }
 
@@ -181,6 +202,9 @@ pub(crate) fn run() -> ExitCode {
             Command::Status(status) => status.run(arguments.control.as_deref()),
             Command::Upstream { command } => command.run(arguments.control.as_deref()),
             Command::User { command } => command.run(),
+            Command::Version { json } => version::run(json),
+            Command::Completion { shell } => completion::run(shell, Arguments::command()),
+            Command::Man { dir } => man::run(dir.as_deref(), Arguments::command()),
         };
         // Flush the log before the error is printed, so that the error comes last.
         drop(flush);
@@ -220,8 +244,6 @@ fn log_to_stderr(format: Option<LogFormat>) -> Result<log_writer::Flush, Failure
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

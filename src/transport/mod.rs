@@ -42,7 +42,7 @@ pub use self::{
     listener::{ConnectionLimit, ListenError, Listener},
     recipient::Recipient,
     timeouts::Timeouts,
-    tls::{CertificateFacts, PreparedTls, ReloadableTls, TlsError},
+    tls::{CertificateFacts, PreparedTls, ReloadableTls, TlsError, has_kernel_tls},
     unix::{HandleLocal, serve as serve_local},
     zero_copy::queue::SendQueue,
 };

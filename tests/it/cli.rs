@@ -6,6 +6,7 @@ pub mod check;
 pub mod config;
 pub mod directories;
 pub mod drain_delay;
+pub mod generated;
 pub mod running;
 pub mod sources;
 pub mod systemd;

@@ -9,6 +9,11 @@ mod reload;
 
 #[cfg(test)]
 pub(crate) use self::certificate_facts::certificate_for_tests;
+/// Whether this kernel can encrypt connections (kTLS). The first call tries it on sockets of this process.
+pub fn has_kernel_tls() -> bool {
+    ktls::is_offered()
+}
+
 pub use self::{
     certificate::TlsError,
     certificate_facts::CertificateFacts,
