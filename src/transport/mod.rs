@@ -21,6 +21,7 @@ mod reset_flag;
 mod send_rate;
 mod socket;
 mod spare_descriptors;
+mod stalled_writes;
 mod timeouts;
 mod tls;
 mod unix;

@@ -17,14 +17,16 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::{BoxError, http_protocol::http1_builder};
+use super::{BoxError, http_protocol::http1_builder, stalled_writes::StalledWrites};
 
 /// How many clients are served at a time; the others wait in the kernel.
 const MAX_CLIENTS: usize = 32;
 /// How long a client may take for the head of a request, and stay idle after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may stay: its responses are small, and it may not read them.
+/// How long a client may send requests; the response to the last one may take longer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may read nothing of a response.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a response may take after the shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `accept` rests when the process has no descriptor or memory left for a connection.
@@ -75,10 +77,21 @@ async fn serve_client<H: HandleLocal>(client: UnixStream, handler: Arc<H>, shutd
         let handler = handler.clone();
         async move { Ok::<_, Infallible>(handler.handle(request).await) }
     });
-    let mut serving = pin!(http1_builder(HEAD_TIMEOUT, true).serve_connection(TokioIo::new(client), service));
-    let served = tokio::select! {
-        served = timeout(CLIENT_TIMEOUT, serving.as_mut()) => served,
-        () = shutdown.cancelled() => {
+    let client = TokioIo::new(StalledWrites::new(client, STALL_TIMEOUT));
+    let mut serving = pin!(http1_builder(HEAD_TIMEOUT, true).serve_connection(client, service));
+    let last_request = async {
+        let served = timeout(CLIENT_TIMEOUT, serving.as_mut()).await;
+        match served {
+            Ok(served) => served,
+            Err(_) => {
+                serving.as_mut().graceful_shutdown();
+                serving.as_mut().await
+            }
+        }
+    };
+    let served = match shutdown.run_until_cancelled(last_request).await {
+        Some(served) => Ok(served),
+        None => {
             serving.as_mut().graceful_shutdown();
             timeout(DRAIN_TIMEOUT, serving.as_mut()).await
         }
@@ -90,7 +103,9 @@ async fn serve_client<H: HandleLocal>(client: UnixStream, handler: Arc<H>, shutd
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         time::Instant,
@@ -153,6 +168,43 @@ mod tests {
         let good = answer(&path, b"GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
         assert!(began.elapsed() >= HEAD_TIMEOUT, "{:?}", began.elapsed());
         assert!(good.ends_with("/b"), "{good}");
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
+
+    /// Sends a response without an end: one piece a second.
+    struct Endless;
+
+    impl HandleLocal for Endless {
+        type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+        async fn handle(&self, _: Request<Incoming>) -> Response<Self::Body> {
+            let pieces = stream::unfold((), |()| async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Some((Ok(Frame::data(Bytes::from_static(&[b'x'; 64 * 1024]))), ()))
+            });
+            Response::new(StreamBody::new(pieces).boxed_unsync())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_response_goes_on_while_the_client_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let (socket, shutdown) = (UnixListener::bind(&path).unwrap(), CancellationToken::new());
+        let over = shutdown.clone();
+        let serving = tokio::spawn(async move { serve(&socket, Arc::new(Endless), over).await });
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let (began, mut buffer) = (Instant::now(), vec![0; 1 << 20]);
+        while began.elapsed() < 3 * CLIENT_TIMEOUT {
+            assert!(client.read(&mut buffer).await.unwrap() > 0, "{:?}", began.elapsed());
+        }
+        // It reads no more.
+        let stalled = Instant::now();
+        tokio::time::sleep(2 * STALL_TIMEOUT).await;
+        while client.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+        assert!(stalled.elapsed() < 3 * STALL_TIMEOUT, "{:?}", stalled.elapsed());
         shutdown.cancel();
         serving.await.unwrap();
     }
