@@ -34,6 +34,7 @@ use crate::{
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Scrub},
     config::{Config, Loaded},
+    history::History,
     metrics::Metrics,
     peer::TrustedNetworks,
     push::{Caches, Deletions},
@@ -123,7 +124,9 @@ impl App {
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let contents = Contents { caches, scrub: scrub.clone(), memory, client_rates };
-        let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone()));
+        let history = History::new(upstream_context.content.clone());
+        tasks.spawn(history.clone().keep_sums(end.clone()));
+        let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone(), history.clone()));
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let listener =
             Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?.trusting(trusted.clone());
@@ -144,8 +147,10 @@ impl App {
                 store: store.clone(),
                 tls: tls.clone(),
                 reload: last_reload.clone(),
+                history: history.clone(),
             },
             tests: UpstreamTests::default(),
+            history,
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);

@@ -1,12 +1,12 @@
 //! The id of a client's request: in its response, and in each line of the log that is about it.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use http::HeaderValue;
 
 /// Identifies a request: the instance, and the number of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequestId {
+pub struct RequestId {
     pub instance: u32,
     pub number: u64,
 }
@@ -24,6 +24,26 @@ impl RequestId {
         put_hex(&mut instance[..8], self.instance.into());
         put_hex(&mut number[..number_len], self.number);
         text
+    }
+}
+
+/// The text is no id of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id is eight hexadecimal digits, a dash, and up to sixteen more")]
+pub struct RequestIdError;
+
+impl FromStr for RequestId {
+    type Err = RequestIdError;
+
+    fn from_str(text: &str) -> Result<Self, RequestIdError> {
+        let (instance, number) = text.split_once('-').ok_or(RequestIdError)?;
+        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if instance.len() != 8 || !is_hex(instance) || !is_hex(number) {
+            return Err(RequestIdError);
+        }
+        let instance = u32::from_str_radix(instance, 16).map_err(|_| RequestIdError)?;
+        let number = u64::from_str_radix(number, 16).map_err(|_| RequestIdError)?;
+        Ok(Self { instance, number })
     }
 }
 
@@ -67,6 +87,15 @@ mod tests {
             assert_eq!(id.text().as_str(), text);
             assert_eq!(id.header(), text);
             assert_eq!(id.to_string(), text);
+            assert_eq!(text.parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_ids() {
+        for text in ["", "-", "1", "00000000-", "0000000-1", "00000000-11111111111111111", "0000000g-1", "00000000-+1"]
+        {
+            assert_eq!(text.parse::<RequestId>(), Err(RequestIdError), "{text:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ const ORDER: &[&[&str]] = &[
     &["admin", "registry"],
     &["push"],
     &["error"],
-    &["route", "auth"],
+    &["route", "auth", "history"],
     &["cache"],
     &["transport", "upstream"],
     &["rule"],
@@ -32,6 +32,7 @@ const ORDER: &[&[&str]] = &[
     &["request_trace"],
     &[
         "bounded_cache",
+        "byte_counter",
         "disk_wait",
         "error_chain",
         "file_slice",

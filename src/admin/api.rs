@@ -7,7 +7,9 @@
 
 pub(crate) mod access;
 mod events;
+mod happenings;
 mod parameters;
+mod requests;
 mod response;
 mod status;
 mod upstream_test;
@@ -23,6 +25,8 @@ use percent_encoding::percent_decode_str;
 
 use self::{
     access::{Caller, Need, admit},
+    happenings::FollowerPlaces,
+    parameters::Parameters,
     response::{json, text},
 };
 pub(crate) use self::{
@@ -30,7 +34,7 @@ pub(crate) use self::{
     status::{LastReload, StatusSources},
     upstream_test::UpstreamTests,
 };
-use crate::upstream::Upstream;
+use crate::{history::History, upstream::Upstream};
 
 /// Below which all resources are.
 pub(crate) const ROOT: &str = "/api/v1/";
@@ -54,11 +58,15 @@ pub(crate) struct Sources {
     pub upstreams: CurrentUpstreams,
     pub status: StatusSources,
     pub tests: UpstreamTests,
+    pub history: History,
 }
 
 /// The handler of the API. A cheap handle.
 #[derive(Clone)]
-pub(crate) struct Api(Arc<Sources>);
+pub(crate) struct Api {
+    sources: Arc<Sources>,
+    places: Arc<FollowerPlaces>,
+}
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +74,9 @@ enum Resource<'a> {
     Config,
     Status,
     Upstreams,
+    Requests,
+    Pulls,
+    Events,
     /// By the name of the upstream.
     UpstreamTest(Cow<'a, str>),
 }
@@ -78,7 +89,7 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str = "config, status, upstreams and upstreams/{name}/test";
+const RESOURCES: &str = "config, events, pulls, requests, status, upstreams and upstreams/{name}/test";
 
 impl<'a> Action<'a> {
     /// What the request is for.
@@ -93,6 +104,9 @@ impl<'a> Action<'a> {
                 let name = name.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the name is no UTF-8"))?;
                 (Resource::UpstreamTest(name), Need::Change)
             }
+            ["requests"] => (Resource::Requests, Need::Read),
+            ["pulls"] => (Resource::Pulls, Need::Read),
+            ["events"] => (Resource::Events, Need::Read),
             _ => {
                 let why = format!("there is no such resource; below {ROOT} there are {RESOURCES}");
                 return Err(ApiError::new(StatusCode::NOT_FOUND, why));
@@ -108,30 +122,40 @@ impl<'a> Action<'a> {
 
 impl Api {
     pub(crate) fn new(sources: Sources) -> Self {
-        Self(Arc::new(sources))
+        Self { sources: Arc::new(sources), places: Arc::default() }
     }
 
     /// Responds to a request by this caller.
     pub(crate) async fn respond(&self, request: Request<Incoming>, caller: Caller) -> Response<ApiBody> {
         let (head, _body) = request.into_parts();
-        self.answer(&head.method, (head.uri.path(), head.uri.query()), caller).unwrap_or_else(|refused| error(&refused))
+        let answer = self.answer(&head.method, (head.uri.path(), head.uri.query()), caller).await;
+        answer.unwrap_or_else(|refused| error(&refused))
     }
 
-    fn answer(
+    async fn answer(
         &self,
         method: &Method,
         (path, query): (&str, Option<&str>),
         caller: Caller,
     ) -> Result<Response<ApiBody>, ApiError> {
         let action = Action::of(method, path)?;
-        admit(caller, action.need)?;
-        parameters::check(query, &[])?;
-        Ok(match action.resource {
-            Resource::Config => text(StatusCode::OK, Bytes::clone(&self.0.config.0.load())),
-            Resource::Status => json(&self.0.status.document(&self.0.upstreams.load())),
-            Resource::Upstreams => json(&upstreams::document(&self.0.upstreams.load())),
-            Resource::UpstreamTest(name) => self.0.tests.run(&self.0.upstreams.load(), &name)?,
-        })
+        let sight = admit(caller, action.need)?;
+        let Sources { config, upstreams, status, tests, history } = &*self.sources;
+        let upstreams = upstreams.load_full();
+        let no_parameters = || Parameters::parse(query, &[]).map(drop).map_err(ApiError::from);
+        let of_history = || requests::Query::parse(query, sight, &upstreams);
+        match action.resource {
+            Resource::Config => no_parameters().map(|()| text(StatusCode::OK, Bytes::clone(&config.0.load()))),
+            Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams))),
+            Resource::Upstreams => no_parameters().map(|()| json(&upstreams::document(&upstreams))),
+            Resource::UpstreamTest(name) => no_parameters().and_then(|()| tests.run(&upstreams, &name)),
+            Resource::Requests => requests::requests(history.clone(), of_history()?).await,
+            Resource::Pulls => requests::pulls(history.clone(), of_history()?).await,
+            Resource::Events => {
+                let filter = requests::filter_of_events(query, sight, &upstreams)?;
+                self.places.follow(caller, history, filter)
+            }
+        }
     }
 }
 
@@ -144,9 +168,14 @@ mod tests {
         fn of(method: Method, path: &str) -> Result<(Resource<'_>, Need), ApiError> {
             Action::of(&method, path).map(|action| (action.resource, action.need))
         }
-        for (path, resource) in
-            [("config", Resource::Config), ("status", Resource::Status), ("upstreams", Resource::Upstreams)]
-        {
+        for (path, resource) in [
+            ("config", Resource::Config),
+            ("status", Resource::Status),
+            ("upstreams", Resource::Upstreams),
+            ("requests", Resource::Requests),
+            ("pulls", Resource::Pulls),
+            ("events", Resource::Events),
+        ] {
             let path = format!("{ROOT}{path}");
             assert_eq!(of(Method::GET, &path), Ok((resource.clone(), Need::Read)));
             assert_eq!(of(Method::HEAD, &path), Ok((resource, Need::Read)));

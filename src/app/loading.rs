@@ -6,6 +6,7 @@ use super::error::Error;
 use crate::{
     admin::TokenFile,
     auth::{self, AccessControl},
+    byte_counter::ByteCounter,
     cache::{DiskStore, DownloadResult},
     config::Config,
     metrics::Metrics,
@@ -69,6 +70,7 @@ pub(super) fn upstream_context(metrics: Metrics, pseudonym: &str) -> Context {
         budget: ReadBudget::default(),
         rates: RateTable::default(),
         health: HealthTable::default(),
+        content: ByteCounter::default(),
     }
 }
 

@@ -46,7 +46,6 @@ pub(crate) use self::{
     download::DownloadResult,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
     manifest::{ManifestCache, ManifestError, ManifestRequest},
-    outcome::Outcome,
     prefetch::Images,
     reloadable_config::{NegativeTtl, ReloadableConfig},
     scrub::{Scrub, WholeHit},
@@ -56,5 +55,5 @@ pub(crate) use self::{
     visibility::ContentKey,
     warnings::Warnings,
 };
-pub use self::{download::Complete, source::Origin, visibility::Visibility};
+pub use self::{download::Complete, outcome::Outcome, source::Origin, visibility::Visibility};
 pub(crate) use crate::single_flight::CYCLE_TIMEOUT;

@@ -4,7 +4,7 @@ use crate::metrics::Label;
 
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// From the cache.
     Hit,
     /// From a download, or an upstream request, that another client started.

@@ -111,6 +111,15 @@ pub enum Reference {
     Digest(Digest),
 }
 
+impl Reference {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Tag(tag) => tag.as_str(),
+            Self::Digest(digest) => digest.as_str(),
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = ParseError;
 

@@ -1,13 +1,14 @@
-//! The access log and the metrics: one line for each request, and metrics in the same words.
+//! The access log, the metrics and the history: one line for each request, metrics in the same words, and an entry.
 //!
 //! A request is recorded when its response's body ends or is dropped, so that the record has what was really sent.
 
 use std::{
+    mem,
     net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Buf, Bytes};
@@ -21,8 +22,9 @@ use super::{
 use crate::{
     cache::{Outcome, WholeHit},
     error_chain::ErrorChain,
+    history::{FinishedRequest, History},
     metrics::{AnsweredRequest, Label as _, Metrics, megabytes_per_second},
-    oci::{Operation, Repository},
+    oci::{Operation, Reference, Repository},
     rate::HoldClock,
     request_id::{RequestId, RequestIdText},
     request_trace::{RequestTrace, Spent},
@@ -32,16 +34,17 @@ use crate::{
 /// Where requests are recorded.
 pub(super) struct RequestLog {
     metrics: Metrics,
+    history: History,
     pulls: Pulls,
 }
 
 impl RequestLog {
-    pub(super) fn new(metrics: Metrics) -> Self {
-        Self { metrics, pulls: Pulls::new() }
+    pub(super) fn new(metrics: Metrics, history: History) -> Self {
+        Self { metrics, history, pulls: Pulls::new() }
     }
 }
 
-/// What the log and the metrics say of one request. Nothing here is a secret: of the client's headers only the
+/// What the log, the metrics and the history say of one request. Nothing here is a secret: of the client's headers only the
 /// User-Agent is kept, and of its query only `ns`.
 ///
 /// It is recorded when it is dropped: with its response's body, or before that when the client leaves.
@@ -57,8 +60,14 @@ pub(crate) struct AccessRecord {
     pub namespace: Option<String>,
     /// `None` until the request is routed.
     pub upstream: Option<Arc<str>>,
+    /// The upstream authorizes each client: the request is not for everybody's eyes.
+    pub is_of_client: bool,
     pub repository: Option<Repository>,
+    /// The tag or digest that the client named.
+    pub reference: Option<Reference>,
     pub operation: Operation,
+    /// Whether the request makes a pull.
+    pub is_pull: bool,
     pub outcome: Outcome,
     pub user: Option<Arc<str>>,
     /// Present while a whole blob is sent out of the cache.
@@ -73,6 +82,8 @@ pub(crate) struct AccessRecord {
     pub rule: Option<Arc<RuleName>>,
     /// Why the request failed, in words that are not for the client.
     pub cause: Option<String>,
+    /// The client sent an Authorization header.
+    has_credentials: bool,
     pull: Option<Pull>,
     /// What the request spends at its upstream, from when it may need it.
     trace: RequestTrace,
@@ -112,8 +123,11 @@ impl AccessRecord {
             path_len: path.len(),
             namespace: None,
             upstream: None,
+            is_of_client: false,
             repository: None,
+            reference: None,
             operation: Operation::Unknown,
+            is_pull: false,
             outcome: Outcome::Bypass,
             user: None,
             whole_hit: None,
@@ -122,6 +136,7 @@ impl AccessRecord {
             held: None,
             rule: None,
             cause: None,
+            has_credentials: head.headers.contains_key(header::AUTHORIZATION),
             pull: None,
             trace: RequestTrace::default(),
             status: CLIENT_LEFT,
@@ -159,7 +174,7 @@ impl AccessRecord {
 }
 
 impl Drop for AccessRecord {
-    /// One line in the log, and the metrics.
+    /// One line in the log, the metrics, and an entry in the history.
     fn drop(&mut self) {
         let duration = self.started.elapsed();
         let first_byte = self.first_byte.unwrap_or(duration);
@@ -172,6 +187,7 @@ impl Drop for AccessRecord {
         }
         let spent = self.trace.spent(self.started + duration);
         let pull = self.pull.map(|pull| RequestId { number: pull.first, ..self.id }.text());
+        self.failure = self.failure.or_else(|| self.failure_of_response());
         let (path, agent) = self.path_and_agent.split_at(self.path_len);
         tracing::info!(
             id = self.id.text().as_str(),
@@ -194,7 +210,7 @@ impl Drop for AccessRecord {
             rate_limited_seconds = held.map(|held| held.as_secs_f64()),
             complete = self.complete,
             user = self.user.as_deref(),
-            failure = self.failure.or_else(|| self.failure_of_response()),
+            failure = self.failure,
             upstream_cause = self.upstream_cause,
             rule = self.rule.as_deref().map(tracing::field::display),
             cause = self.cause,
@@ -203,10 +219,47 @@ impl Drop for AccessRecord {
         if spent.waited.is_some() {
             self.tell_client(duration, spent);
         }
+        let finished = self.take(first_byte, duration, spent);
+        self.log.history.add(finished);
     }
 }
 
 impl AccessRecord {
+    /// The entry of the history. The texts move there.
+    fn take(&mut self, first_byte: Duration, duration: Duration, spent: Spent) -> FinishedRequest {
+        FinishedRequest {
+            id: self.id,
+            pull: self.pull.map(|pull| pull.first),
+            is_pull: self.is_pull,
+            is_of_client: self.is_of_client,
+            has_credentials: self.has_credentials,
+            peer: self.peer.clone(),
+            method: mem::take(&mut self.method),
+            path_and_agent: mem::take(&mut self.path_and_agent),
+            path_len: self.path_len,
+            namespace: self.namespace.take(),
+            upstream: self.upstream.take(),
+            repository: self.repository.take(),
+            reference: self.reference.take(),
+            operation: self.operation,
+            outcome: self.outcome,
+            status: self.status,
+            sent: self.sent,
+            is_complete: self.complete,
+            started: self.started,
+            first_byte,
+            duration,
+            ended_at: SystemTime::now(),
+            waited: spent.waited,
+            received: spent.received,
+            user: self.user.take(),
+            failure: self.failure,
+            upstream_cause: self.upstream_cause,
+            rule: self.rule.take(),
+            cause: self.cause.take(),
+        }
+    }
+
     /// How quickly the client took the response, by the time that was no wait for the upstream: so a slow client can be
     /// told from a slow upstream.
     fn tell_client(&self, duration: Duration, Spent { waited, .. }: Spent) {

@@ -26,6 +26,7 @@ use crate::{
     auth::{AccessControl, Identity, PasswordAttempts},
     cache::{Outcome, Scrub, Source},
     error::{Asked, Cached, Error, ErrorKind},
+    history::History,
     metrics::{Label, Metrics},
     oci::{self, query},
     push::{Caches, Seal},
@@ -145,10 +146,11 @@ impl Service {
         contents: Contents,
         instance: Instance,
         metrics: Metrics,
+        history: History,
     ) -> Self {
         let Contents { caches, scrub, memory, client_rates } = contents;
         let refusals = RefusalLog::new(metrics.clone());
-        let log = Arc::new(RequestLog::new(metrics.clone()));
+        let log = Arc::new(RequestLog::new(metrics.clone(), history));
         let table = ArcSwap::from_pointee(table);
         Self { table, auth, caches, instance, scrub, memory, client_rates, refusals, metrics, log }
     }
@@ -208,8 +210,11 @@ impl Service {
             Ok(route) => {
                 let record = &mut exchange.record;
                 record.upstream = route.upstream().map(|upstream| upstream.name().clone());
+                record.is_of_client = route.upstream().is_some_and(|upstream| upstream.uses_client_credentials());
                 record.operation = route.label();
                 record.repository = route.repository().cloned();
+                record.reference = route.reference();
+                record.is_pull = head.method == Method::GET && route.is_of_image_tag();
                 if matches!(record.operation, oci::Operation::Base | oci::Operation::Push) {
                     exchange.cached = Cached::NoMatter;
                 }
@@ -220,6 +225,7 @@ impl Service {
             Err(error) => {
                 let login = table.routes.login(exchange.target());
                 let login = login.filter(|upstream| upstream.uses_client_credentials());
+                exchange.record.is_of_client = login.is_some();
                 Routed::Nowhere(error, login.map(with_via))
             }
         };

@@ -7,7 +7,7 @@ use http::Method;
 use super::RouteError;
 use crate::{
     cache::List,
-    oci::{self, Digest, Endpoint, Reference, Repository},
+    oci::{self, Digest, Endpoint, Reference, Repository, is_referrers_tag},
 };
 
 /// Where a request goes. `U` is an upstream.
@@ -85,6 +85,23 @@ impl<U> Route<U> {
         }
     }
 
+    /// The tag or the digest in the path.
+    pub(crate) fn reference(&self) -> Option<Reference> {
+        match &self.destination {
+            Destination::Base(_) => None,
+            Destination::Upstream(_, operation) => operation.reference(),
+        }
+    }
+
+    /// Whether it is a manifest by a tag, which is neither a signature nor a list of referrers.
+    pub(crate) fn is_of_image_tag(&self) -> bool {
+        matches!(
+            &self.destination,
+            Destination::Upstream(_, Operation::Manifest { reference: Reference::Tag(tag), .. })
+                if !is_referrers_tag(tag)
+        )
+    }
+
     /// The label in metrics and the log.
     pub(crate) const fn label(&self) -> oci::Operation {
         match &self.destination {
@@ -136,6 +153,20 @@ impl Operation {
                 Some(repository)
             }
             Self::List(list) => list.repository(),
+        }
+    }
+
+    fn reference(&self) -> Option<Reference> {
+        match self {
+            Self::Manifest { reference, .. }
+            | Self::Write { write: Write::PutManifest(reference) | Write::DeleteManifest(reference), .. } => {
+                Some(reference.clone())
+            }
+            Self::Blob { digest, .. }
+            | Self::List(List::Referrers { digest, .. })
+            | Self::Write { write: Write::DeleteBlob(digest), .. } => Some(Reference::Digest(digest.clone())),
+            Self::List(List::Tags(_) | List::Catalog)
+            | Self::Write { write: Write::Begin(_) | Write::Upload | Write::NotAllowed, .. } => None,
         }
     }
 

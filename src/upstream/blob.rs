@@ -47,6 +47,7 @@ use super::{
     state::UpstreamState,
 };
 use crate::{
+    byte_counter::ByteCounter,
     metrics::Metrics,
     oci::{Digest, Repository},
     rate::HoldClock,
@@ -86,6 +87,8 @@ pub struct BlobStream {
     failures: Arc<FailureLog>,
     /// The upstream's own counter, which is read more often than metrics are.
     received: Arc<AtomicU64>,
+    /// That of all upstreams, for manifests and blobs.
+    content: ByteCounter,
     trace: RequestTrace,
     rate: BodyRate,
     metrics: Metrics,
@@ -184,7 +187,8 @@ impl BlobStream {
         }
         let prefix = prefix.map(|BodyPrefix { bytes, room, .. }| (bytes, room)).filter(|(bytes, _)| !bytes.is_empty());
         let (mirrors, notes) = (Mirrors::in_headers(headers), ContentNotes::of(headers));
-        let (received, metrics) = (upstream.received().clone(), upstream.metrics().clone());
+        let (received, content) = (upstream.received().clone(), upstream.content().clone());
+        let metrics = upstream.metrics().clone();
         let failures = upstream.failures.clone();
         let rated = RatedPieces::new(upstream);
         let upstream = upstream.name().clone();
@@ -206,6 +210,7 @@ impl BlobStream {
             best_effort,
             failures,
             received,
+            content,
             trace: RequestTrace::default(),
             rate: BodyRate::none(),
             metrics,
@@ -301,6 +306,7 @@ impl BlobStream {
             let len = piece.len() as u64;
             self.metrics.upstream_received(&self.upstream, len);
             self.received.fetch_add(len, Ordering::Relaxed);
+            self.content.add(len);
             self.trace.received(len);
             self.rate.received(len);
             if let Some(expected) = &mut self.expected {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{health::HealthTable, rates::RateTable, response::document_budget::ReadBudget};
-use crate::metrics::Metrics;
+use crate::{byte_counter::ByteCounter, metrics::Metrics};
 
 #[derive(Clone)]
 pub struct Context {
@@ -16,6 +16,8 @@ pub struct Context {
     pub rates: RateTable,
     /// How all upstreams are.
     pub health: HealthTable,
+    /// Counts the bytes of manifests and blobs of all upstreams.
+    pub content: ByteCounter,
 }
 
 #[cfg(test)]
@@ -27,6 +29,7 @@ impl Context {
             budget: ReadBudget::default(),
             rates: RateTable::default(),
             health: HealthTable::default(),
+            content: ByteCounter::default(),
         }
     }
 }

@@ -25,7 +25,7 @@ use super::{
     },
     setup_error::SetupError,
 };
-use crate::metrics::Metrics;
+use crate::{byte_counter::ByteCounter, metrics::Metrics};
 
 pub(super) struct UpstreamState {
     name: Arc<str>,
@@ -49,6 +49,8 @@ pub(super) struct UpstreamState {
     pub(super) private_names: Vec<String>,
     /// How many bytes of blobs all its endpoints have sent.
     received: Arc<AtomicU64>,
+    /// How many bytes of manifests and blobs all upstreams have sent.
+    content: ByteCounter,
     pub(super) failures: Arc<FailureLog>,
     rates: Arc<UpstreamRates>,
     pub(super) health: Arc<HealthLog>,
@@ -78,6 +80,7 @@ impl UpstreamState {
             access: config.access,
             private_names: private_names(config),
             received: Arc::default(),
+            content: context.content.clone(),
             failures: Arc::new(FailureLog::new(config.name.clone(), context.metrics.clone(), health.clone())),
             rates: context.rates.of(&config.name),
             health,
@@ -123,6 +126,7 @@ impl UpstreamState {
     /// Counts bytes of a blob that is read into memory to be judged.
     pub(super) fn note_received(&self, bytes: u64) {
         self.note_document(bytes);
+        self.content.add(bytes);
         self.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -131,6 +135,11 @@ impl UpstreamState {
     pub(super) fn note_document(&self, bytes: u64) {
         self.metrics.upstream_received(&self.name, bytes);
         self.rates.inbound.note(bytes);
+    }
+
+    /// The counter of bytes of manifests and blobs.
+    pub(super) fn content(&self) -> &ByteCounter {
+        &self.content
     }
 
     pub(super) fn rates(&self) -> &Arc<UpstreamRates> {

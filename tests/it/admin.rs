@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod control;
+pub mod requests;
 
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, test_server::client, wire};
 

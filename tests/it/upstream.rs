@@ -64,7 +64,7 @@ impl Subject {
         let rates = RateTable::default();
         rates.set(std::slice::from_ref(config));
         let (via, health) = (Arc::from("1.1 forebay-test"), HealthTable::default());
-        let context = Context { metrics: metrics.clone(), via, budget, rates, health };
+        let context = Context { metrics: metrics.clone(), via, budget, rates, health, content: Default::default() };
         Self { upstream: Upstream::new(config, context).unwrap(), metrics }
     }
 

@@ -14,6 +14,7 @@ use super::upstreams::{self, State, time};
 use crate::{
     admin::{Readiness, State as Ready},
     cache::{DiskStore, ObjectKind, storage::StoreStatus},
+    history::{History, Sums, Window},
     metrics::Label as _,
     transport::ReloadableTls,
     upstream::Upstream,
@@ -30,6 +31,7 @@ pub(crate) struct StatusSources {
     pub store: DiskStore,
     pub tls: Option<ReloadableTls>,
     pub reload: LastReload,
+    pub history: History,
 }
 
 /// Whether the last reload succeeded; the start counts as one. A cheap handle.
@@ -81,6 +83,11 @@ impl StatusSources {
             "config_reloaded": findings.is_reloaded,
             "certificate_until": certificate_until.map(time),
             "cache": cache(&store),
+            "sums": {
+                "hour": sums(self.history.sums(Window::Hour)),
+                "day": sums(self.history.sums(Window::Day)),
+                "since_start": sums(self.history.sums(Window::SinceStart)),
+            },
             "upstreams": upstreams.iter().map(upstreams::entry).collect::<Vec<_>>(),
             "attention": attention(&findings),
         })
@@ -102,6 +109,18 @@ fn cache(store: &StoreStatus) -> Value {
         "scanned": is_scanned,
         "oldest_use": oldest_use.map(time),
         "kinds": objects,
+    })
+}
+
+fn sums(sums: Sums) -> Value {
+    let Sums { pulls, hits, sent, received, errors } = sums;
+    json!({
+        "pulls": pulls,
+        "hits": hits,
+        "sent_bytes": sent,
+        "received_bytes": received,
+        "saved_bytes": sums.saved(),
+        "errors": errors,
     })
 }
 

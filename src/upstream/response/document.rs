@@ -66,6 +66,9 @@ impl UpstreamState {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered {fault}", RedactedUrl(&url))));
         }
         self.note_document(body.len() as u64);
+        if request.operation == Operation::Manifest {
+            self.content().add(body.len() as u64);
+        }
         request.trace.received(body.len() as u64);
         Ok(Ok(Document { headers, body, age, resident_time, room }))
     }

@@ -19,7 +19,7 @@ use tokio::{
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, until::soon};
 
 /// The status and the body of an answer.
-async fn ask(socket: &Path, method: &str, path: &str) -> (String, String) {
+pub(super) async fn ask(socket: &Path, method: &str, path: &str) -> (String, String) {
     let mut client = UnixStream::connect(socket).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     client.write_all(request.as_bytes()).await.unwrap();

@@ -1,0 +1,79 @@
+//! Those who follow what happens.
+//!
+//! What must hold: without followers an addition costs one load; a follower that does not read in time loses what it did not
+//! read, learns how much that was, and holds no one up.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::FinishedRequest;
+
+/// How many requests wait for the slowest follower.
+const MAX_WAITING: usize = 1024;
+
+/// All followers.
+pub(super) struct Followers {
+    sender: broadcast::Sender<Arc<FinishedRequest>>,
+    count: Arc<AtomicUsize>,
+}
+
+/// One that follows what happens, until it is dropped.
+pub(crate) struct Follower {
+    receiver: broadcast::Receiver<Arc<FinishedRequest>>,
+    _counted: Counted,
+}
+
+/// What a follower learns.
+#[derive(Clone, Debug)]
+pub(crate) enum Followed {
+    Request(Arc<FinishedRequest>),
+    /// It did not read in time, and so many requests are left out.
+    LeftOut(u64),
+}
+
+/// Counts a follower as long as this lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Followers {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(MAX_WAITING), count: Arc::default() }
+    }
+}
+
+impl Followers {
+    pub(super) fn follow(&self) -> Follower {
+        let receiver = self.sender.subscribe();
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Follower { receiver, _counted: Counted(self.count.clone()) }
+    }
+
+    /// Tells all followers of a request.
+    pub(super) fn tell(&self, request: &Arc<FinishedRequest>) {
+        // The channel would take a lock.
+        if self.count.load(Ordering::Relaxed) > 0 {
+            // The last follower may have gone meanwhile.
+            let _ = self.sender.send(request.clone());
+        }
+    }
+}
+
+impl Follower {
+    /// What happens next; `None`: nothing more, since the history is gone.
+    pub(crate) async fn next(&mut self) -> Option<Followed> {
+        match self.receiver.recv().await {
+            Ok(request) => Some(Followed::Request(request)),
+            Err(RecvError::Lagged(left_out)) => Some(Followed::LeftOut(left_out)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
