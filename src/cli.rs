@@ -16,10 +16,12 @@ mod control;
 mod events;
 mod fd_limit;
 mod hidden_line;
+mod log_command;
 mod log_lines;
 mod log_writer;
 mod man;
 mod output;
+mod request_rows;
 mod running;
 mod serve;
 mod status;
@@ -29,6 +31,7 @@ mod text;
 mod upstream_command;
 mod user;
 mod version;
+mod visible;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -47,6 +50,7 @@ use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 
 use self::{
     config_command::{CheckArguments, ConfigCommand},
+    log_command::LogArguments,
     status::StatusArguments,
     upstream_command::UpstreamCommand,
     user::UserCommand,
@@ -86,6 +90,8 @@ enum Command {
     Check(CheckArguments),
     /// Print how the running forebay is; exit code 1 if a person should look
     Status(StatusArguments),
+    /// Print the latest pulls and pushes through the running forebay, and what failed
+    Log(LogArguments),
     /// List and test the upstreams of the running forebay
     Upstream {
         #[command(subcommand)]
@@ -200,6 +206,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Config { command } => command.run(arguments.control),
             Command::Check(check) => check.run(arguments.control),
             Command::Status(status) => status.run(arguments.control.as_deref()),
+            Command::Log(log) => log.run(arguments.control.as_deref()),
             Command::Upstream { command } => command.run(arguments.control.as_deref()),
             Command::User { command } => command.run(),
             Command::Version { json } => version::run(json),

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -42,15 +43,21 @@ pub(super) enum ControlError {
     Denied(PathBuf),
     #[error("cannot use {}", path.display())]
     Socket { path: PathBuf, source: io::Error },
-    #[error("{0}")]
-    Refused(String),
+    #[error("{why}")]
+    Refused { is_usage: bool, why: String },
+    #[error("forebay has ended the stream of events, as it does when it stops")]
+    Ended,
     #[error("forebay does not answer as it should")]
     Answer(#[from] anyhow::Error),
 }
 
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
-        Self::Failed(error.into())
+        match error {
+            // A parameter of the command line.
+            ControlError::Refused { is_usage: true, .. } => Self::Configuration(error.into()),
+            _ => Self::Failed(error.into()),
+        }
     }
 }
 
@@ -97,18 +104,37 @@ pub(super) fn get(places: &[PathBuf], path: &str) -> Result<Value, ControlError>
 /// No forebay listens in any of the places, it does not answer, or the answer breaks off.
 pub(super) fn post(places: &[PathBuf], path: &str, mut each: impl FnMut(Event)) -> Result<(), ControlError> {
     run(places, async |mut exchange| {
-        let answer = exchange.send(Method::POST, path).await?;
-        let (mut body, mut parser) = (answer.into_body(), EventParser::default());
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(anyhow::Error::from)?;
-            parser
-                .push(frame.data_ref().map_or(&[][..], |data| data))
-                .map_err(anyhow::Error::from)?
-                .into_iter()
-                .for_each(&mut each);
-        }
-        Ok(())
+        exchange
+            .events(Method::POST, path, |event| {
+                each(event);
+                ControlFlow::Continue(())
+            })
+            .await
     })
+}
+
+/// GETs what happens from now on, and hands each event on until `each` wants no more. Blocks.
+///
+/// # Errors
+/// No forebay listens in any of the places, it does not answer, or the events end.
+pub(super) fn follow<T>(
+    places: &[PathBuf],
+    path: &str,
+    mut each: impl FnMut(Event) -> ControlFlow<T>,
+) -> Result<T, ControlError> {
+    let mut last = None;
+    run(places, async |mut exchange| {
+        exchange
+            .events(Method::GET, path, |event| match each(event) {
+                ControlFlow::Continue(()) => ControlFlow::Continue(()),
+                ControlFlow::Break(result) => {
+                    last = Some(result);
+                    ControlFlow::Break(())
+                }
+            })
+            .await
+    })?;
+    last.ok_or(ControlError::Ended)
 }
 
 /// Connects, and runs an exchange on a runtime of its own.
@@ -138,6 +164,25 @@ impl Exchange {
         Ok(Self { sender, _connection: AbortOnDropHandle::new(connection) })
     }
 
+    /// Hands the events of a response on as they come, until it ends or `each` wants no more.
+    async fn events(
+        &mut self,
+        method: Method,
+        path: &str,
+        mut each: impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<(), ControlError> {
+        let answer = self.send(method, path).await?;
+        let (mut body, mut parser) = (answer.into_body(), EventParser::default());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| ControlError::Ended)?;
+            let events = parser.push(frame.data_ref().map_or(&[][..], |data| data)).map_err(anyhow::Error::from)?;
+            if events.into_iter().try_for_each(&mut each).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// The response, if it is a success.
     async fn send(&mut self, method: Method, path: &str) -> Result<Response<Incoming>, ControlError> {
         let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
@@ -150,7 +195,8 @@ impl Exchange {
         let body = timeout(TIMEOUT, Limited::new(response.into_body(), MAX_ERROR).collect()).await;
         let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
         let why = serde_json::from_slice::<Value>(&body).ok().and_then(|body| Some(body["error"].as_str()?.to_owned()));
-        Err(ControlError::Refused(why.unwrap_or_else(|| status.to_string())))
+        let why = why.unwrap_or_else(|| status.to_string());
+        Err(ControlError::Refused { is_usage: status == 400, why })
     }
 }
 

@@ -26,6 +26,8 @@ use tracing_subscriber::{
     registry::{LookupSpan, SpanRef},
 };
 
+use super::visible::push_visible;
+
 /// A buffer that a longer line has enlarged is not kept.
 const MAX_KEPT: usize = 16 * 1024;
 
@@ -200,23 +202,6 @@ fn push_escaped(line: &mut String, text: &str) {
     }
 }
 
-/// Appends the inside of a JSON string; JSON itself demands no escape of these letters.
-fn push_visible(line: &mut String, text: &str) {
-    for letter in text.chars() {
-        if is_deceptive(letter) {
-            let _ = write!(line, "\\u{:04x}", u32::from(letter));
-        } else {
-            line.push(letter);
-        }
-    }
-}
-
-/// Whether a terminal obeys the letter, or a reader of the log takes it for the end or the direction of a line. All of
-/// them have one unit in UTF-16.
-fn is_deceptive(letter: char) -> bool {
-    letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 #[cfg(test)]
 mod tests {
     use std::{io, sync::Arc};
@@ -226,6 +211,7 @@ mod tests {
     use tracing_subscriber::fmt::{MakeWriter, format::JsonFields};
 
     use super::*;
+    use crate::cli::visible::is_deceptive;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

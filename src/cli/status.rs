@@ -76,6 +76,7 @@ fn page(status: &Value, now: SystemTime) -> String {
         line += "  (the scan of the start is running)";
     }
     lines.push(line);
+    lines.extend(last_day(&status["sums"]["day"]));
     if let Some(until) = status["certificate_until"].as_str() {
         lines.push(format!("certificate until {until}"));
     }
@@ -85,6 +86,23 @@ fn page(status: &Value, now: SystemTime) -> String {
         page += &format!("! {sentence}\n");
     }
     page
+}
+
+/// What clients got within a day; `None`: nothing is known of it.
+fn last_day(sums: &Value) -> Option<String> {
+    let count = |key: &str| sums[key].as_u64();
+    let (pulls, hits) = (count("pulls")?, count("hits")?);
+    let mut line = format!("day    {pulls} pulls");
+    if pulls > 0 {
+        line += &format!(", {} % of them hits", u128::from(hits) * 100 / u128::from(pulls));
+    }
+    let (sent, received) = (text::bytes(count("sent_bytes")?), text::bytes(count("received_bytes")?));
+    line += &format!("  {sent} to clients, {received} from upstreams");
+    // Upstreams may have sent more than clients got.
+    if let Some(saved) = count("saved_bytes") {
+        line += &format!(", {} saved", text::bytes(saved));
+    }
+    Some(line + &format!("  {} errors", count("errors")?))
 }
 
 /// The upstreams, a row each.
@@ -138,6 +156,10 @@ mod tests {
                 "in_flight_bytes": 0, "scanned": true, "oldest_use": "2027-01-12T08:00:00Z",
                 "kinds": {"blob": {"objects": 18402}, "manifest": {"objects": 40}, "tag": {"objects": 12}},
             },
+            "sums": {"day": {
+                "pulls": 9204, "hits": 8999, "sent_bytes": 5_368_709_120_u64, "received_bytes": 1_073_741_824,
+                "saved_bytes": 4_294_967_296_u64, "errors": 14,
+            }},
             "upstreams": [
                 {
                     "name": "docker.io", "state": "ok", "credentials": "own", "down_since": null, "last_failure": null,
@@ -155,6 +177,7 @@ mod tests {
         let expected = "\
 forebay 0.1.0  ready  up 12 d  configuration ok
 cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12 tags  oldest use 3 d ago
+day    9204 pulls, 97 % of them hits  5.0 GiB to clients, 1.0 GiB from upstreams, 4.0 GiB saved  14 errors
 certificate until 2027-06-01T00:00:00Z
 
 UPSTREAM    STATE                CREDENTIALS  LATENCY  P95    PULLS LEFT  LAST FAILURE
@@ -163,5 +186,15 @@ harbor.lan  CREDENTIALS REFUSED  own          -        -      -           creden
 ! harbor.lan refuses forebay's own credentials: what is cached is still served
 ";
         assert_eq!(page(&status, now), expected);
+    }
+
+    #[test]
+    fn a_day_without_pulls_has_no_ratio() {
+        let mut sums = json!({
+            "pulls": 0, "hits": 0, "sent_bytes": 0, "received_bytes": 2048, "saved_bytes": -2048, "errors": 0,
+        });
+        assert_eq!(last_day(&sums).unwrap(), "day    0 pulls  0 B to clients, 2.0 KiB from upstreams  0 errors");
+        sums["pulls"] = Value::Null;
+        assert_eq!(last_day(&sums), None);
     }
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod directories;
 pub mod drain_delay;
 pub mod generated;
+pub mod log;
 pub mod running;
 pub mod sources;
 pub mod systemd;

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::*;
 
 /// What a command prints that asks this mirror.
-async fn ask(mirror: &Mirror, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(super) async fn ask(mirror: &Mirror, arguments: &[&str]) -> (Option<i32>, String, String) {
     let socket = mirror.config().admin.socket.as_deref().unwrap().to_str().unwrap().to_owned();
     let arguments: Vec<String> =
         arguments.iter().map(|word| (*word).to_owned()).chain(["--control".into(), socket]).collect();
