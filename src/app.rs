@@ -113,7 +113,10 @@ impl App {
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let context = CacheContext::new(&config.cache, store.clone(), metrics.clone(), trusted.clone());
         context.rules.set(config.rules.clone());
-        let CacheContext { config: cache, tasks, end, .. } = context.clone();
+        let CacheContext { config: cache, tasks, end, inventory, .. } = context.clone();
+        if let Some(state) = &config.state_directory {
+            inventory.keep(state);
+        }
         let caches = caches(&config, context);
         let auth = authentication(&config, &trusted)?;
         let table = table(&config, &upstream_context)?;
@@ -151,6 +154,7 @@ impl App {
             },
             tests: UpstreamTests::default(),
             history,
+            inventory: inventory.clone(),
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);
@@ -165,6 +169,7 @@ impl App {
             let held = over.run_until_cancelled(hold_by_changed_rules(&manifests, &changed));
             tokio::join!(store.scan(), held);
         });
+        tasks.spawn(inventory.run(end.clone()));
         tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
             let served = tls.clone();

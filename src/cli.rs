@@ -6,6 +6,7 @@
 //! `terminal` asks.
 
 mod banner;
+mod cache_command;
 mod check;
 mod columns;
 mod completion;
@@ -49,6 +50,7 @@ use forebay::{
 use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 
 use self::{
+    cache_command::CacheCommand,
     config_command::{CheckArguments, ConfigCommand},
     log_command::LogArguments,
     status::StatusArguments,
@@ -96,6 +98,11 @@ enum Command {
     Upstream {
         #[command(subcommand)]
         command: UpstreamCommand,
+    },
+    /// Look at the images in the cache of the running forebay
+    Cache {
+        #[command(subcommand)]
+        command: CacheCommand,
     },
     /// Add, list and remove the users of access.htpasswd
     User {
@@ -204,6 +211,7 @@ pub(crate) fn run() -> ExitCode {
         let outcome = match arguments.command {
             Command::Serve(config) => serve::run(&config, inherited),
             Command::Config { command } => command.run(arguments.control),
+            Command::Cache { command } => command.run(arguments.control.as_deref()),
             Command::Check(check) => check.run(arguments.control),
             Command::Status(status) => status.run(arguments.control.as_deref()),
             Command::Log(log) => log.run(arguments.control.as_deref()),

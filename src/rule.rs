@@ -15,7 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
     current::CurrentRules,
-    pattern::{Pattern, PatternError},
+    pattern::{Pattern, PatternError, full_name},
     result::RuleResult,
     rules::{Hold, Rules, TagRules},
     subject::Subject,

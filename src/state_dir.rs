@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// All files of forebay here, with the names they have while they are written.
-const FILES: [&str; 9] = [
+const FILES: [&str; 13] = [
     "push.key",
     "push.key.new",
     DELETED,
@@ -22,6 +22,10 @@ const FILES: [&str; 9] = [
     "first-seen.new",
     FIRST_SEEN_DAMAGED,
     "first-seen.damaged.new",
+    IMAGES,
+    "images.new",
+    IMAGES_DAMAGED,
+    "images.damaged.new",
     CONTROL_SOCKET,
 ];
 /// The blobs and manifests deleted lately through forebay.
@@ -30,6 +34,10 @@ pub(crate) const DELETED: &str = "deleted";
 pub(crate) const FIRST_SEEN: &str = "first-seen";
 /// The same, as it was when it could not be read.
 pub(crate) const FIRST_SEEN_DAMAGED: &str = "first-seen.damaged";
+/// How the images in the cache were used.
+pub(crate) const IMAGES: &str = "images";
+/// The same, as it was when it could not be read.
+pub(crate) const IMAGES_DAMAGED: &str = "images.damaged";
 /// The control socket, if it is here.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The longest file that is read, in bytes.

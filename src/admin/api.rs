@@ -6,8 +6,10 @@
 //! What must hold: a request names a resource, and the resource says what it needs before anything of it is read.
 
 pub(crate) mod access;
+mod du;
 mod events;
 mod happenings;
+mod images;
 mod parameters;
 mod requests;
 mod response;
@@ -34,7 +36,7 @@ pub(crate) use self::{
     status::{LastReload, StatusSources},
     upstream_test::UpstreamTests,
 };
-use crate::{history::History, upstream::Upstream};
+use crate::{cache::Inventory, history::History, upstream::Upstream};
 
 /// Below which all resources are.
 pub(crate) const ROOT: &str = "/api/v1/";
@@ -59,6 +61,7 @@ pub(crate) struct Sources {
     pub status: StatusSources,
     pub tests: UpstreamTests,
     pub history: History,
+    pub inventory: Inventory,
 }
 
 /// The handler of the API. A cheap handle.
@@ -77,6 +80,10 @@ enum Resource<'a> {
     Requests,
     Pulls,
     Events,
+    Images,
+    /// By the name, as it stands in the path.
+    Image(&'a str),
+    DiskUsage,
     /// By the name of the upstream.
     UpstreamTest(Cow<'a, str>),
 }
@@ -89,16 +96,21 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str = "config, events, pulls, requests, status, upstreams and upstreams/{name}/test";
+const RESOURCES: &str =
+    "config, du, events, images, images/{name}, pulls, requests, status, upstreams and upstreams/{name}/test";
 
 impl<'a> Action<'a> {
     /// What the request is for.
     fn of(method: &Method, path: &'a str) -> Result<Self, ApiError> {
-        let parts: Vec<&str> = path.strip_prefix(ROOT).unwrap_or_default().split('/').collect();
+        let path = path.strip_prefix(ROOT).unwrap_or_default();
+        let parts: Vec<&str> = path.split('/').collect();
         let (resource, need) = match *parts {
             ["config"] => (Resource::Config, Need::Read),
             ["status"] => (Resource::Status, Need::Read),
             ["upstreams"] => (Resource::Upstreams, Need::Read),
+            ["images"] => (Resource::Images, Need::Read),
+            ["images", ..] => (Resource::Image(path.strip_prefix("images/").unwrap_or_default()), Need::Read),
+            ["du"] => (Resource::DiskUsage, Need::Read),
             ["upstreams", name, "test"] => {
                 let name = percent_decode_str(name).decode_utf8();
                 let name = name.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the name is no UTF-8"))?;
@@ -140,10 +152,11 @@ impl Api {
     ) -> Result<Response<ApiBody>, ApiError> {
         let action = Action::of(method, path)?;
         let sight = admit(caller, action.need)?;
-        let Sources { config, upstreams, status, tests, history } = &*self.sources;
+        let Sources { config, upstreams, status, tests, history, inventory } = &*self.sources;
         let upstreams = upstreams.load_full();
         let no_parameters = || Parameters::parse(query, &[]).map(drop).map_err(ApiError::from);
         let of_history = || requests::Query::parse(query, sight, &upstreams);
+        let is_upstream = |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name);
         match action.resource {
             Resource::Config => no_parameters().map(|()| text(StatusCode::OK, Bytes::clone(&config.0.load()))),
             Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams))),
@@ -154,6 +167,15 @@ impl Api {
             Resource::Events => {
                 let filter = requests::filter_of_events(query, sight, &upstreams)?;
                 self.places.follow(caller, history, filter)
+            }
+            Resource::Images => images::page(inventory, images::query(query, sight, is_upstream)?).await,
+            Resource::Image(name) => {
+                no_parameters()?;
+                images::details(inventory, name, sight, is_upstream).await
+            }
+            Resource::DiskUsage => {
+                no_parameters()?;
+                du::usage(inventory, status.store.status().max_bytes, sight).await
             }
         }
     }
@@ -175,6 +197,9 @@ mod tests {
             ("requests", Resource::Requests),
             ("pulls", Resource::Pulls),
             ("events", Resource::Events),
+            ("images", Resource::Images),
+            ("images/docker.io/library/node:22", Resource::Image("docker.io/library/node:22")),
+            ("du", Resource::DiskUsage),
         ] {
             let path = format!("{ROOT}{path}");
             assert_eq!(of(Method::GET, &path), Ok((resource.clone(), Need::Read)));

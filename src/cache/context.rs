@@ -2,7 +2,7 @@
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Config, DiskStore, ReloadableConfig};
+use super::{Config, DiskStore, Inventory, ReloadableConfig};
 use crate::{metrics::Metrics, peer::TrustedNetworks, rule::CurrentRules};
 
 /// The configuration, the store, the metrics, and the tasks of all caches. Cheap to clone.
@@ -17,6 +17,7 @@ pub(crate) struct CacheContext {
     pub end: CancellationToken,
     pub trusted: TrustedNetworks,
     pub rules: CurrentRules,
+    pub inventory: Inventory,
 }
 
 impl CacheContext {
@@ -24,6 +25,7 @@ impl CacheContext {
     pub(crate) fn new(config: &Config, store: DiskStore, metrics: Metrics, trusted: TrustedNetworks) -> Self {
         let config = ReloadableConfig::new(config.clone());
         let (tasks, end, rules) = Default::default();
-        Self { config, store, metrics, tasks, end, trusted, rules }
+        let inventory = Inventory::new(store.clone());
+        Self { config, store, metrics, tasks, end, trusted, rules, inventory }
     }
 }

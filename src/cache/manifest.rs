@@ -41,8 +41,8 @@ pub(crate) use self::{
     request::ManifestRequest,
 };
 use super::{
-    CacheContext, ContentKey, DiskStore, Images, NegativeTtl, Outcome, Source, Visibility, Warnings,
-    first_seen::FirstSeen, storage::tag_record::TagKey,
+    CacheContext, ContentKey, DiskStore, Images, Inventory, NegativeTtl, Outcome, Source, Visibility, Warnings,
+    first_seen::FirstSeen, inventory::ManifestUse, storage::tag_record::TagKey,
 };
 use crate::{
     bounded_cache,
@@ -87,12 +87,13 @@ struct ManifestCacheInner {
     rules: CurrentRules,
     first_seen: FirstSeen,
     held: HeldContent,
+    inventory: Inventory,
 }
 
 impl ManifestCache {
     /// Upstream requests and writes run as tasks of `tasks`; upstream requests end with `shutdown`.
     pub(crate) fn new(context: CacheContext, images: Images) -> Self {
-        let CacheContext { config, store, metrics, tasks, end: shutdown, rules, .. } = context;
+        let CacheContext { config, store, metrics, tasks, end: shutdown, rules, inventory, .. } = context;
         let memory = config.load().manifest_memory / 1024;
         let contents = bounded_cache::lru(memory, |_, content: &Arc<VerifiedManifest>| content.weight());
         let not_found = moka::sync::Cache::builder()
@@ -108,7 +109,7 @@ impl ManifestCache {
             store,
             metrics,
             contents,
-            tags: TagRecords::new(&config, writer.clone(), rules.clone(), first_seen.clone()),
+            tags: TagRecords::new(&config, writer.clone(), rules.clone(), first_seen.clone(), inventory.clone()),
             writer,
             not_found,
             requests: SingleFlight::new(tasks.clone(), shutdown.clone()),
@@ -119,6 +120,7 @@ impl ManifestCache {
             lines: LineLimit::new(LINE_INTERVAL, MAX_LINES),
             rules,
             first_seen,
+            inventory,
         }))
     }
 
@@ -244,14 +246,51 @@ impl ManifestCache {
         self.0.warnings.of(upstream, repository, digest).warnings
     }
 
-    /// Records that a client at this address reads this manifest.
+    /// Records that a client at this address reads a manifest, which it named so; returns whether that is a pull of an
+    /// image.
     pub(crate) fn note_read(
         &self,
-        upstream: &Upstream,
-        repository: &Repository,
+        (upstream, repository, reference): (&Upstream, &Repository, &Reference),
         content: &VerifiedManifest,
         client: IpAddr,
-    ) {
+    ) -> bool {
         self.0.images.note_read(upstream.registry(), repository, content, client);
+        let used = manifest_use((upstream, repository, reference), &content.digest, client);
+        self.0.inventory.note_get(used, &content.children).is_some()
+    }
+
+    /// Records that a client at this address gets the head of a manifest, which it named so.
+    pub(crate) fn note_head(
+        &self,
+        (upstream, repository, reference): (&Upstream, &Repository, &Reference),
+        digest: &Digest,
+        client: IpAddr,
+    ) {
+        self.0.inventory.note_head(manifest_use((upstream, repository, reference), digest, client));
+    }
+
+    /// Records that a rule serves this digest for a tag.
+    pub(crate) fn note_held(
+        &self,
+        (upstream, repository, tag): (&Upstream, &Repository, &Reference),
+        digest: &Digest,
+        client: IpAddr,
+    ) {
+        self.0.inventory.note_held(manifest_use((upstream, repository, tag), digest, client));
+    }
+}
+
+fn manifest_use<'a>(
+    (upstream, repository, reference): (&'a Upstream, &'a Repository, &'a Reference),
+    digest: &'a Digest,
+    client: IpAddr,
+) -> ManifestUse<'a> {
+    ManifestUse {
+        visibility: Visibility::of(upstream),
+        upstream: upstream.name(),
+        repository,
+        reference,
+        digest,
+        client,
     }
 }

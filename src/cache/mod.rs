@@ -4,6 +4,7 @@
 //!   of which there is one per digest and registry for all clients; or, without room on disk, from the upstream.
 //! - [`ManifestCache`] serves manifests from memory over disk, and records where each tag points.
 //! - [`Lists`] serves tags, catalogs and referrers, and their last responses while the upstream fails.
+//! - [`Inventory`] tells which images are here, how they are used, and how much of each is here.
 //! - [`revalidate`] decides for tags, lists and clients' grants when a stale value is served.
 //! - [`Captures`] caches blobs while clients push them. [`Scrub`] verifies what is on disk.
 //!
@@ -17,6 +18,7 @@ pub(crate) mod download;
 pub(crate) mod first_seen;
 pub(crate) mod freshness;
 mod hash;
+pub mod inventory;
 pub(crate) mod list;
 mod make_room;
 pub(crate) mod manifest;
@@ -44,6 +46,7 @@ pub(crate) use self::{
     config::Config,
     context::CacheContext,
     download::DownloadResult,
+    inventory::Inventory,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
     manifest::{ManifestCache, ManifestError, ManifestRequest},
     prefetch::Images,

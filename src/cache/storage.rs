@@ -14,6 +14,7 @@
 //! reserved room for it; the index forgets an object before its file is unlinked. Everything here blocks, so the async
 //! functions run their work on the blocking pool.
 
+mod catalog;
 mod directories;
 mod disk_log;
 mod file_names;

@@ -95,7 +95,10 @@ impl Pull {
             Some(Reference::Tag(tag)) => !is_referrers_tag(tag),
             Some(Reference::Digest(_)) | None => false,
         };
-        let named = self.requests().find(|request| request.is_pull).or_else(|| self.requests().find(of_tag));
+        let named = self.requests().find(|request| request.is_pull && of_tag(request));
+        // containerd requests the manifest by the digest that a HEAD of the tag told.
+        let named = named.or_else(|| self.requests().find(of_tag));
+        let named = named.or_else(|| self.requests().find(|request| request.is_pull));
         let named = named.or_else(|| self.requests().filter(of_manifest).find(|request| request.reference.is_some()));
         named.unwrap_or(&self.newest).subject()
     }
@@ -155,6 +158,7 @@ mod tests {
     #[test]
     fn a_pull_is_named_after_what_the_client_named() {
         let manifest = |reference: &str| tag().about(Operation::Manifest, reference);
+        let pulled = |reference: &str| FinishedRequest { is_pull: true, ..manifest(reference) };
         let blob = || tag().about(Operation::Blob, &digest("b"));
         let of_repository = |operation| FinishedRequest { reference: None, ..tag().about(operation, "1") };
         for (requests, expected) in [
@@ -162,9 +166,11 @@ mod tests {
             (vec![blob(), manifest(&digest("a"))], format!("docker.io/library/app@{}", digest("a"))),
             // containerd: HEAD of the tag, and the rest by digest; then signatures.
             (
-                vec![manifest(&digest("a").replace(':', "-")), manifest(&digest("a")), manifest("2")],
+                vec![manifest(&digest("a").replace(':', "-")), pulled(&digest("a")), manifest("2")],
                 "docker.io/library/app:2".to_owned(),
             ),
+            // An index by its digest, and one of its manifests.
+            (vec![manifest(&digest("a")), pulled(&digest("c"))], format!("docker.io/library/app@{}", digest("c"))),
             (vec![blob()], format!("docker.io/library/app@{}", digest("b"))),
             (vec![of_repository(Operation::Tags)], "docker.io/library/app".to_owned()),
             (vec![manifest("3"), of_repository(Operation::Push)], "docker.io/library/app:3".to_owned()),

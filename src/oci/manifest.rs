@@ -30,6 +30,15 @@ pub struct Descriptor {
     pub size: u64,
 }
 
+impl Descriptor {
+    /// Whether registries store the content: foreign and nondistributable layers must not be redistributed, and clients
+    /// get them from elsewhere.
+    pub fn is_distributable(&self) -> bool {
+        let kind = self.media_type.essence();
+        !kind.contains(".foreign.") && !kind.contains(".nondistributable.")
+    }
+}
+
 impl Manifest {
     /// Parses a schema 2 document. The caller bounds its length.
     ///

@@ -21,6 +21,7 @@ mod media_type;
 mod name;
 mod operation;
 mod path;
+mod platform;
 pub(crate) mod query;
 mod range;
 mod referrers;
@@ -38,6 +39,7 @@ pub use media_type::{MediaType, MediaTypeKind};
 pub use name::{Reference, Repository, Tag};
 pub use operation::Operation;
 pub use path::{Endpoint, Resource, Shape, local_path};
+pub use platform::Platform;
 pub use range::{Adjoining, ByteRange, MAX_RANGES, Ranges, RangesError, ResolvedRange};
 pub use referrers::{NO_REFERRERS, Referrers, is_referrers_tag};
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(crate) struct AccessRecord {
     /// The tag or digest that the client named.
     pub reference: Option<Reference>,
     pub operation: Operation,
-    /// Whether the request makes a pull.
+    /// The client pulls an image by it: it is a `GET` of a tag, or of a digest that the client was not just given.
     pub is_pull: bool,
     pub outcome: Outcome,
     pub user: Option<Arc<str>>,

@@ -8,7 +8,7 @@ use super::{access_log::AccessRecord, body::Body, conditional, pace::Pace, pulls
 use crate::{
     auth::{Grant, Identity},
     error::Cached,
-    oci::{Accept, Digest},
+    oci::{Accept, Digest, Reference},
     route::{Operation, Target},
     transport::{Connection, request_body::RequestBody},
 };
@@ -29,6 +29,8 @@ pub(super) struct Exchange<'a> {
     pub grant: Grant,
     /// The digest that is cached for the tag, where the upstream told this client another one.
     pub previous: Option<Digest>,
+    /// The tag that the client requests, where a rule says which digest it means.
+    pub held_tag: Option<Reference>,
     /// The request came through another forebay.
     pub by_mirror: bool,
     /// What could have been served in an outage.
@@ -54,6 +56,7 @@ impl<'a> Exchange<'a> {
             identity: Identity::Anonymous,
             grant: Grant::default(),
             previous: None,
+            held_tag: None,
             by_mirror: false,
             cached: Cached::Nothing,
             pace: None,

@@ -10,7 +10,7 @@ use crate::{
     auth::Resource,
     cache::{
         ManifestError, ManifestRequest,
-        manifest::{ManifestHead, ServedManifest},
+        manifest::{ManifestHead, ServedManifest, VerifiedManifest},
     },
     error::{Cached, Error, ErrorKind},
     oci::{Digest, Operation, Reference, Repository, is_referrers_tag},
@@ -37,8 +37,9 @@ impl Service {
         let (accept, tag_digest) = (exchange.accept(), exchange.grant.tag_digest.as_ref());
         let manifests = &self.caches.manifests;
         let served = manifests.get_in_memory(upstream, repository, reference, &accept, tag_digest, &rules)?;
-        if !exchange.is_head() {
-            self.caches.manifests.note_read(upstream, repository, &served.content, exchange.peer());
+        match exchange.is_head() {
+            true => self.note_head(exchange, upstream, repository, reference, &served.content.digest),
+            false => self.note_get(exchange, upstream, repository, reference, &served.content),
         }
         exchange.record.outcome = served.outcome;
         let digest = &served.content.digest;
@@ -110,6 +111,7 @@ impl Service {
                 self.or_previous(exchange, request, reference, head).await?
             }
         };
+        self.note_head(exchange, &request.upstream, &request.repository, reference, &head.digest);
         exchange.record.outcome = head.outcome;
         let not_modified = exchange.not_modified(&head.digest, head.confirmed);
         let response = not_modified.unwrap_or_else(|| response::manifest_head(&head));
@@ -131,12 +133,46 @@ impl Service {
                 self.or_previous(exchange, request, reference, served).await?
             }
         };
-        self.caches.manifests.note_read(upstream, repository, &served.content, exchange.peer());
+        self.note_get(exchange, upstream, repository, reference, &served.content);
         exchange.record.outcome = served.outcome;
         let digest = &served.content.digest;
         let not_modified = exchange.not_modified(digest, served.confirmed);
         let response = not_modified.unwrap_or_else(|| response::manifest(&served));
         Ok(self.with_warnings(response, upstream, repository, digest))
+    }
+
+    /// Records that the client gets a manifest, and whether that is a pull.
+    fn note_get(
+        &self,
+        exchange: &mut Exchange<'_>,
+        upstream: &Upstream,
+        repository: &Repository,
+        reference: &Reference,
+        content: &VerifiedManifest,
+    ) {
+        let (manifests, client) = (&self.caches.manifests, exchange.peer());
+        let tag = exchange.held_tag.as_ref();
+        let is_pull = manifests.note_read((upstream, repository, tag.unwrap_or(reference)), content, client);
+        if let Some(tag) = tag {
+            manifests.note_held((upstream, repository, tag), &content.digest, client);
+        }
+        exchange.record.is_pull = is_pull;
+    }
+
+    fn note_head(
+        &self,
+        exchange: &Exchange<'_>,
+        upstream: &Upstream,
+        repository: &Repository,
+        reference: &Reference,
+        digest: &Digest,
+    ) {
+        let (manifests, client) = (&self.caches.manifests, exchange.peer());
+        let tag = exchange.held_tag.as_ref();
+        manifests.note_head((upstream, repository, tag.unwrap_or(reference)), digest, client);
+        if let Some(tag) = tag {
+            manifests.note_held((upstream, repository, tag), digest, client);
+        }
     }
 
     /// The result of a lookup; in an outage the previous manifest of the tag, where this client may have it.

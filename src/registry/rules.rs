@@ -58,7 +58,10 @@ impl Service {
     ) -> Option<Result<Response<Body>, Error>> {
         match self.caches.manifests.resolve_held(request, tag, rules).await {
             Ok(None) => None,
-            Ok(Some(held)) => Some(self.manifest_of_held(exchange, request, held).await),
+            Ok(Some(held)) => {
+                exchange.held_tag = Some(Reference::Tag(tag.clone()));
+                Some(self.manifest_of_held(exchange, request, held).await)
+            }
             Err(error) => {
                 if let ManifestError::TooYoung { rule, .. } = &error {
                     self.note_rule(exchange, rule, RuleResult::TooYoung);

@@ -214,7 +214,6 @@ impl Service {
                 record.operation = route.label();
                 record.repository = route.repository().cloned();
                 record.reference = route.reference();
-                record.is_pull = head.method == Method::GET && route.is_of_image_tag();
                 if matches!(record.operation, oci::Operation::Base | oci::Operation::Push) {
                     exchange.cached = Cached::NoMatter;
                 }

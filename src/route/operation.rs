@@ -7,7 +7,7 @@ use http::Method;
 use super::RouteError;
 use crate::{
     cache::List,
-    oci::{self, Digest, Endpoint, Reference, Repository, is_referrers_tag},
+    oci::{self, Digest, Endpoint, Reference, Repository},
 };
 
 /// Where a request goes. `U` is an upstream.
@@ -91,15 +91,6 @@ impl<U> Route<U> {
             Destination::Base(_) => None,
             Destination::Upstream(_, operation) => operation.reference(),
         }
-    }
-
-    /// Whether it is a manifest by a tag, which is neither a signature nor a list of referrers.
-    pub(crate) fn is_of_image_tag(&self) -> bool {
-        matches!(
-            &self.destination,
-            Destination::Upstream(_, Operation::Manifest { reference: Reference::Tag(tag), .. })
-                if !is_referrers_tag(tag)
-        )
     }
 
     /// The label in metrics and the log.

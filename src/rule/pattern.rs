@@ -78,12 +78,26 @@ impl Pattern {
         if is_upstream(text.trim_end_matches('/')) {
             return Err(PatternError::Registry(text.trim_end_matches('/').to_owned()));
         }
-        let text = if text.contains('*') { Cow::Borrowed(text) } else { as_for_docker(text, is_upstream).into() };
+        let text = if text.contains('*') { Cow::Borrowed(text) } else { full_name(text, is_upstream).into() };
         Ok(Self(match split(&text) {
             (name, None) => Form::Whole(Glob::new(name)),
             (name, Some((':', tag))) => Form::Tag { name: Glob::new(name), tag: Glob::new(tag) },
             (name, Some((_, digest))) => Form::Digest { name: Glob::new(name), digest: Glob::new(digest) },
         }))
+    }
+
+    /// Reads a pattern as people type it in a command: where only the tag or the digest has a `*`, the name is one as for
+    /// docker: `node:*` is `docker.io/library/node:*`.
+    ///
+    /// # Errors
+    /// As [`Pattern::parse`].
+    pub fn typed(text: &str, is_upstream: impl Fn(&str) -> bool) -> Result<Self, PatternError> {
+        match split(text) {
+            (name, Some(_)) if !name.is_empty() && !name.contains('*') => {
+                Self::parse(&full_name(text, &is_upstream), is_upstream)
+            }
+            _ => Self::parse(text, is_upstream),
+        }
     }
 
     /// Whether the pattern matches the subject whole.
@@ -156,8 +170,9 @@ fn split(text: &str) -> (&str, Option<(char, &str)>) {
     }
 }
 
-/// A name as docker completes it.
-fn as_for_docker(text: &str, is_upstream: impl Fn(&str) -> bool) -> String {
+/// A name as docker completes it: `node` is `docker.io/library/node:latest`. `is_upstream` says whether a name is that of an
+/// upstream.
+pub fn full_name(text: &str, is_upstream: impl Fn(&str) -> bool) -> String {
     let (name, reference) = split(text);
     let looks_like_host = |first: &str| first.contains(['.', ':']) || first == "localhost" || is_upstream(first);
     let (registry, repository) = match name.split_once('/') {
@@ -237,6 +252,26 @@ mod tests {
         ] {
             assert_eq!(parse(pattern).unwrap().relation(&subject(of)), expected, "{pattern} {of}");
         }
+    }
+
+    #[test]
+    fn what_is_typed_is_a_name_as_for_docker() {
+        let typed = |text: &str| Pattern::typed(text, |name| ["docker.io", "harbor.lan:8443"].contains(&name));
+        for (text, same) in [
+            ("node", "docker.io/library/node:latest"),
+            ("node:*", "docker.io/library/node:*"),
+            ("team/app:v*", "docker.io/team/app:v*"),
+            ("node@sha256:1*", "docker.io/library/node@sha256:1*"),
+            ("harbor.lan:8443/team/app:*", "harbor.lan:8443/team/app:*"),
+            ("harbor.lan:8443/*", "harbor.lan:8443/*"),
+            ("*/node:*", "*/node:*"),
+            ("node*", "node*"),
+            (":*", ":*"),
+        ] {
+            assert_eq!(typed(text), parse(same), "{text}");
+        }
+        assert_eq!(typed(""), Err(PatternError::Empty));
+        assert_eq!(typed("no de:*"), Err(PatternError::Character(' ')));
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod cache {
         pub mod resume;
         pub mod stress;
     }
+    pub mod inventory;
     pub mod list;
     pub mod manifest;
     pub mod prefetch;

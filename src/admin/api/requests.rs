@@ -67,7 +67,7 @@ fn filter(parameters: &Parameters, sight: Sight, is_upstream: impl Fn(&str) -> b
         of_clients: sight.of_clients,
         errors: parameters.flag("errors")?,
         slower: parameters.duration("slower")?,
-        image: parameters.value("image", |text| Pattern::parse(text, is_upstream))?,
+        image: parameters.value("image", |text| Pattern::typed(text, is_upstream))?,
         client: parameters.value("client", str::parse)?,
         id: parameters.value("id", str::parse)?,
     })

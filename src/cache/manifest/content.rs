@@ -7,11 +7,14 @@ use super::error::ManifestError;
 use crate::{
     cache::storage::recent_uses::LastUse,
     oci::{
-        Algorithm, Digest, DocumentType, ManifestSigns, MediaType, MediaTypeKind, OtherType, Reference, etag,
-        matches_manifest, schema1_payload,
+        Algorithm, Content, Digest, DocumentType, Manifest, ManifestSigns, MediaType, MediaTypeKind, OtherType,
+        Reference, etag, matches_manifest, schema1_payload,
     },
     upstream::ManifestBody,
 };
+
+/// Of how many manifests of an index forebay knows that a client was given them.
+const MAX_CHILDREN: usize = 256;
 
 /// A verified manifest.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct VerifiedManifest {
     /// of every upstream. A document with signatures, which its digest does not cover, never says its type.
     pub is_self_described: bool,
     pub headers: Headers,
+    /// Of an index, the fronts of the digests of its manifests: clients that read it request those next.
+    pub children: Box<[u64]>,
     pub(super) used: LastUse,
 }
 
@@ -88,7 +93,11 @@ impl VerifiedManifest {
 
     pub(super) fn new(digest: Digest, media_type: MediaType, bytes: Bytes, is_self_described: bool) -> Option<Self> {
         let headers = Headers::of(&digest, &media_type)?;
-        Some(Self { digest, media_type, bytes, is_self_described, headers, used: LastUse::default() })
+        let children = match media_type.kind().is_some_and(MediaTypeKind::is_index) {
+            true => children(&bytes),
+            false => Box::default(),
+        };
+        Some(Self { digest, media_type, bytes, is_self_described, headers, children, used: LastUse::default() })
     }
 
     /// The same content under the media type that the upstream gave a tag.
@@ -98,7 +107,17 @@ impl VerifiedManifest {
 
     /// Its memory, in KiB: the bytes, and 1 KiB for digest, type, headers and entry (700 bytes measured).
     pub(crate) fn weight(&self) -> usize {
-        self.bytes.len().div_ceil(1024) + 1
+        (self.bytes.len() + size_of_val(&*self.children)).div_ceil(1024) + 1
+    }
+}
+
+/// The fronts of the digests of the manifests of an index.
+fn children(index: &[u8]) -> Box<[u64]> {
+    match Manifest::parse(index).map(|manifest| manifest.content) {
+        Ok(Content::Index { manifests }) => {
+            manifests.iter().take(MAX_CHILDREN).map(|child| child.digest.front()).collect()
+        }
+        Ok(Content::Image { .. }) | Err(_) => Box::default(),
     }
 }
 

@@ -112,6 +112,12 @@ impl VerifiedManifest {
         record.get(FirstLine::parse(record)?.end..)
     }
 
+    /// The media type that stands before the first of them.
+    pub(crate) fn type_in(file: &[u8]) -> Option<MediaType> {
+        let record = file.get(file_records::records(file).into_iter().next()?)?;
+        Some(FirstLine::parse(record)?.media_type)
+    }
+
     /// Whether a file is well-formed and its manifests have this digest.
     pub(crate) fn is_whole(digest: &Digest, file: &[u8]) -> bool {
         let is_whole = |record: &[u8]| {

@@ -320,7 +320,12 @@ impl ManifestCache {
         let content = self.remember(request, key.clone(), content);
         let gate = self.0.tags.gate(upstream, repository, query.writes);
         let (files, written, name) = (self.0.files.clone(), content.clone(), key.clone());
-        let write = async move { files.write(name, written, registry, gate).await };
+        let inventory = self.0.inventory.clone();
+        let write = async move {
+            files.write(name.clone(), written, registry, gate).await?;
+            inventory.note_landed(name);
+            Ok(())
+        };
         self.0.writer.run(IndexKey::Manifest(key.clone()), write).await;
         if is_outdated() {
             self.forget_in_memory(&request.upstream, &key);

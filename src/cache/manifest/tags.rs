@@ -18,7 +18,7 @@ use self::memory::{MAX_CLASSES, MAX_RECORDS, MemoryRecord, RecordMemory};
 use super::{background_writer::BackgroundWriter, query::ManifestQuery, request::ManifestRequest};
 use crate::{
     cache::{
-        DiskStore, ReloadableConfig, Visibility,
+        DiskStore, Inventory, ReloadableConfig, Visibility,
         first_seen::FirstSeen,
         freshness::{self, Freshness},
         revalidate::{OutageEntry, RecentOutages},
@@ -49,6 +49,7 @@ pub(super) struct TagRecords {
     config: ReloadableConfig,
     rules: CurrentRules,
     first_seen: FirstSeen,
+    inventory: Inventory,
 }
 
 /// A tag, its registry, and the client if the upstream authorizes each client.
@@ -60,6 +61,7 @@ impl TagRecords {
         writer: BackgroundWriter,
         rules: CurrentRules,
         first_seen: FirstSeen,
+        inventory: Inventory,
     ) -> Self {
         // Starts the steady clock, which shows later that the system's clock was set.
         freshness::steady_now();
@@ -75,6 +77,7 @@ impl TagRecords {
             config: config.clone(),
             rules,
             first_seen,
+            inventory,
         }
     }
 
@@ -253,8 +256,10 @@ impl TagRecords {
         if is_outdated() {
             return;
         }
-        if let Some(hold) = self.rules_of(key).hold {
-            self.first_seen.note(key, &record.digest, record.confirmed, &hold).await;
+        match self.rules_of(key).hold {
+            Some(hold) => self.first_seen.note(key, &record.digest, record.confirmed, &hold).await,
+            // The rule says what a held tag means to clients.
+            None => self.inventory.note_tag(key, &record.digest, record.confirmed),
         }
         let kept = MemoryRecord::new(key.class, record.clone(), writes, Some(Instant::now()));
         self.memory.insert(key, kept.clone());
@@ -312,6 +317,7 @@ impl TagRecords {
     ) {
         self.begin_change(upstream, repository).await;
         self.memory.remove_pointing_at(visibility, upstream, repository, digest);
+        self.inventory.forget_manifest(visibility, upstream, repository, digest);
         let mut removed = Vec::new();
         for key in self.store.tags_of(visibility, upstream, repository).await {
             if self.on_disk(&key).await.is_some_and(|record| record.digest == *digest) {
@@ -358,6 +364,7 @@ impl TagRecords {
         }
         // A record may have been read from disk before it was removed.
         self.memory.remove(key);
+        self.inventory.forget_tag(key);
     }
 }
 

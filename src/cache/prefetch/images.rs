@@ -146,7 +146,7 @@ fn image(registry: &Registry, repository: &Repository, manifest: &VerifiedManife
     let image = Image { registry: registry.clone(), repository: repository.clone(), config: config.digest };
     // The manifests of older images repeat the empty layer.
     let mut seen = HashSet::new();
-    let layers = layers.iter().filter(|layer| !is_artifact && is_here(layer) && seen.insert(&layer.digest));
+    let layers = layers.iter().filter(|layer| !is_artifact && layer.is_distributable() && seen.insert(&layer.digest));
     let (manifest, layers) = (manifest.digest.clone(), layers.map(Layer::of).collect());
     Some((image, Variant { manifest, layers, is_told: false }))
 }
@@ -166,13 +166,6 @@ impl Layer {
     fn of(descriptor: &Descriptor) -> Self {
         Self { digest: descriptor.digest.clone(), size: descriptor.size }
     }
-}
-
-/// Whether registries store the layer: foreign and nondistributable layers must not be redistributed, and clients get
-/// them from elsewhere.
-fn is_here(layer: &Descriptor) -> bool {
-    let kind = layer.media_type.essence();
-    !kind.contains(".foreign.") && !kind.contains(".nondistributable.")
 }
 
 #[cfg(test)]

@@ -188,6 +188,11 @@ impl LruIndex {
         classes.into_iter().map(|class| TagKey { class, ..name.clone() }).collect()
     }
 
+    /// All tags that have records; the class in the keys has no meaning.
+    pub fn tags(&self) -> Vec<TagKey> {
+        self.classes.lock().keys().cloned().collect()
+    }
+
     /// The surplus records of a tag if it has more than `most`: those that were used the longest time ago, never this
     /// one.
     pub fn surplus_classes(&self, tag: &TagKey, most: usize) -> Vec<TagKey> {
@@ -232,6 +237,16 @@ impl LruIndex {
         self.look(key, |shard, slot| shard.at(slot).map(|entry| entry.len)).flatten()
     }
 
+    /// How many bytes an object takes on disk, if it is there; this does not count as a use.
+    pub fn bytes_of(&self, key: &CompactKey) -> Option<u64> {
+        self.look_compact(key, |shard, slot| shard.at(slot).map(|entry| allocated(entry.len))).flatten()
+    }
+
+    /// When an object was last used, in minutes since 1970.
+    pub fn used_at(&self, key: &IndexKey) -> Option<u32> {
+        self.look(key, |shard, slot| shard.stamp(slot).minute())
+    }
+
     /// How many bytes an object takes on disk, if it has readers.
     pub fn pinned_bytes(&self, key: &IndexKey) -> Option<u64> {
         let bytes =
@@ -250,10 +265,13 @@ impl LruIndex {
     }
 
     fn look<T>(&self, key: &IndexKey, look: impl FnOnce(&Shard, u32) -> T) -> Option<T> {
-        let key = CompactKey::from(key);
-        let hash = self.hasher.hash_one(&key);
+        self.look_compact(&CompactKey::from(key), look)
+    }
+
+    fn look_compact<T>(&self, key: &CompactKey, look: impl FnOnce(&Shard, u32) -> T) -> Option<T> {
+        let hash = self.hasher.hash_one(key);
         let shard = self.shards[shard_of(hash)].lock();
-        shard.find(hash, &key).map(|slot| look(&shard, slot))
+        shard.find(hash, key).map(|slot| look(&shard, slot))
     }
 
     /// Works on the shard of a key.

@@ -31,9 +31,10 @@ fn tags() -> Tags {
     let tasks = TaskTracker::new();
     let records = TagRecords::new(
         &ReloadableConfig::new(config),
-        BackgroundWriter { store, tasks: tasks.clone() },
+        BackgroundWriter { store: store.clone(), tasks: tasks.clone() },
         Default::default(),
         Default::default(),
+        Inventory::new(store),
     );
     let key = TagKey {
         visibility: Visibility::Shared,

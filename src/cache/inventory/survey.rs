@@ -1,0 +1,186 @@
+//! What of images is here, by what their manifests name and by what the disk has (pure but for the question to the disk).
+
+use super::{
+    names::{NameState, Named, Unread},
+    objects::Number,
+    summaries::{ChildSummary, ImagePlatform, Summaries, Summary, Visited},
+};
+use crate::{cache::storage::lru_index::CompactKey, oci::Platform};
+
+/// An object that the survey has not asked the disk about yet.
+const UNASKED: u64 = u64::MAX;
+/// One that is not there.
+const ABSENT: u64 = u64::MAX - 1;
+
+/// One look at all images, during which each object is asked for once.
+pub(super) struct Survey<'a> {
+    summaries: &'a Summaries,
+    on_disk: &'a dyn Fn(&CompactKey) -> Option<u64>,
+    visited: Visited,
+    /// By the number of the object: its bytes on disk.
+    bytes: Vec<u64>,
+    /// By the number of the object: how many names it belongs to. Empty unless they were counted.
+    names: Vec<u32>,
+}
+
+/// What is here of an image, in bytes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Measure {
+    pub size: u64,
+    /// The part that belongs to another name, too.
+    pub shared: u64,
+}
+
+/// A platform of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PlatformState {
+    /// `None`: it is not said, or not known yet.
+    pub platform: Option<Platform>,
+    /// Whether its manifest is here.
+    pub is_here: bool,
+    /// Whether its manifest, its configuration and all of its layers are here.
+    pub is_complete: bool,
+}
+
+impl<'a> Survey<'a> {
+    /// `on_disk`: the bytes that an object takes, if it is there.
+    pub(super) fn new(summaries: &'a Summaries, on_disk: &'a dyn Fn(&CompactKey) -> Option<u64>) -> Self {
+        let end = summaries.objects_end();
+        Self { summaries, on_disk, visited: Visited::default(), bytes: vec![UNASKED; end], names: Vec::new() }
+    }
+
+    /// Counts to how many of these names each object belongs.
+    pub(super) fn counting(mut self, all: &[Named]) -> Self {
+        let mut names = vec![0; self.summaries.objects_end()];
+        for named in all {
+            self.visit(&named.state, |number| names[number as usize] += 1);
+        }
+        self.names = names;
+        self
+    }
+
+    /// Whether all that is here of an image is known.
+    pub(super) fn is_read(&self, state: &NameState) -> bool {
+        let is_known = |manifest| {
+            root(self.summaries, state)
+                .is_some_and(|root| self.summaries.summary(root).is_some() || (self.on_disk)(manifest).is_none())
+        };
+        state.unread == Unread::Nothing && state.manifest.as_ref().is_some_and(is_known)
+    }
+
+    /// What is here of an image.
+    pub(super) fn measure(&mut self, state: &NameState) -> Measure {
+        let mut measure = Measure::default();
+        let mut found = Vec::new();
+        self.visit(state, |number| found.push(number));
+        for number in found {
+            let bytes = self.bytes_of(number).unwrap_or_default();
+            measure.size += bytes;
+            measure.shared += if self.names_of(number) > 1 { bytes } else { 0 };
+        }
+        measure
+    }
+
+    /// Visits each object of an image once.
+    pub(super) fn visit(&mut self, state: &NameState, visit: impl FnMut(Number)) {
+        self.begin();
+        self.visit_more(state, visit);
+    }
+
+    /// Forgets which objects were visited.
+    pub(super) fn begin(&mut self) {
+        self.visited.begin(self.summaries.objects_end());
+    }
+
+    /// Visits the objects of an image that were not visited since [`Survey::begin`].
+    pub(super) fn visit_more(&mut self, state: &NameState, visit: impl FnMut(Number)) {
+        if let Some(root) = root(self.summaries, state) {
+            self.summaries.walk(root, &mut self.visited, visit);
+        }
+    }
+
+    /// How many bytes an object takes on disk, if it is there.
+    pub(super) fn bytes_of(&mut self, number: Number) -> Option<u64> {
+        let bytes = self.bytes.get_mut(number as usize)?;
+        if *bytes == UNASKED {
+            *bytes = self.summaries.key(number).and_then(self.on_disk).map_or(ABSENT, |bytes| bytes.min(ABSENT - 1));
+        }
+        Some(*bytes).filter(|bytes| *bytes != ABSENT)
+    }
+
+    /// How many names an object belongs to.
+    pub(super) fn names_of(&self, number: Number) -> u32 {
+        self.names.get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// The platforms of an image: those of its index, or its own.
+    pub(super) fn platforms(&mut self, state: &NameState) -> Vec<PlatformState> {
+        let Some(root) = root(self.summaries, state) else { return Vec::new() };
+        match self.summaries.summary(root) {
+            Some(Summary::Index(children)) => {
+                let has_platforms = children.iter().any(|child| self.summaries.platform(*child).is_some());
+                // What has no platform beside others that have one is no image: an attestation.
+                let shown = |child: &&ChildSummary| !has_platforms || self.summaries.platform(**child).is_some();
+                children.iter().filter(shown).map(|child| self.state_of(*child)).collect()
+            }
+            Some(Summary::Image { platform, .. }) => {
+                let platform = match platform {
+                    ImagePlatform::At(place) => self.summaries.platform_at(*place).cloned(),
+                    ImagePlatform::Unread | ImagePlatform::Unsaid => None,
+                };
+                let (is_here, is_complete) = (self.is_here(root), self.is_complete(root));
+                vec![PlatformState { platform, is_here, is_complete }]
+            }
+            Some(Summary::Other) | None => Vec::new(),
+        }
+    }
+
+    fn state_of(&mut self, child: ChildSummary) -> PlatformState {
+        let platform = self.summaries.platform(child).cloned();
+        PlatformState { platform, is_here: self.is_here(child.manifest), is_complete: self.is_complete(child.manifest) }
+    }
+
+    fn is_here(&mut self, number: Number) -> bool {
+        self.bytes_of(number).is_some()
+    }
+
+    fn is_complete(&mut self, manifest: Number) -> bool {
+        let summaries = self.summaries;
+        let has_parts = match summaries.summary(manifest) {
+            Some(Summary::Image { blobs, .. }) => blobs.iter().all(|blob| self.is_here(*blob)),
+            // An index within an index.
+            Some(Summary::Index(children)) => children.iter().all(|child| self.is_here(child.manifest)),
+            Some(Summary::Other) => true,
+            None => false,
+        };
+        has_parts && self.is_here(manifest)
+    }
+
+    /// Whether all of an image is here, of each platform whose manifest is here.
+    pub(super) fn is_image_complete(&mut self, state: &NameState, platforms: &[PlatformState]) -> bool {
+        let Some(root) = root(self.summaries, state) else { return false };
+        let are_complete = platforms.iter().all(|platform| !platform.is_here || platform.is_complete);
+        let has_one = match self.summaries.summary(root) {
+            Some(Summary::Other) => true,
+            Some(Summary::Index(children)) => children.is_empty() || platforms.iter().any(|platform| platform.is_here),
+            Some(Summary::Image { .. }) => true,
+            None => false,
+        };
+        are_complete && has_one && self.is_here(root)
+    }
+
+    /// The configuration of an image that no index led to, if it is here and says a platform that is not read yet.
+    pub(super) fn unread_configuration(&mut self, state: &NameState) -> Option<(Number, CompactKey)> {
+        let root = root(self.summaries, state)?;
+        let Some(Summary::Image { blobs, platform: ImagePlatform::Unread }) = self.summaries.summary(root) else {
+            return None;
+        };
+        let configuration = *blobs.first()?;
+        let key = self.summaries.key(configuration)?.clone();
+        self.is_here(configuration).then_some((root, key))
+    }
+}
+
+fn root(summaries: &Summaries, state: &NameState) -> Option<Number> {
+    summaries.number(state.manifest.as_ref()?)
+}

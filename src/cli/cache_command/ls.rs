@@ -1,0 +1,104 @@
+//! `forebay cache ls`.
+
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use super::{age, reading, size};
+use crate::cli::columns::Columns;
+
+/// How many platforms are named in a row.
+const MAX_PLATFORMS: usize = 3;
+
+pub(super) fn text(document: &Value, now: SystemTime) -> String {
+    let mut columns = Columns::new(["IMAGE", "PLATFORMS", "SIZE", "SHARED", "PULLS", "LAST USE", "CONFIRMED", "STATE"]);
+    for image in document["images"].as_array().into_iter().flatten() {
+        columns.row([
+            image["name"].as_str().unwrap_or_default().to_owned(),
+            platforms(image),
+            size(&image["size"]),
+            size(&image["shared"]),
+            image["pulls"].to_string(),
+            age(&image["last_use"], now),
+            age(&image["confirmed"], now),
+            state(image).to_owned(),
+        ]);
+    }
+    let left_out = match document["left_out"].as_u64() {
+        Some(left_out @ 1..) => format!("\n{left_out} more names were dropped: there are too many to remember\n"),
+        _ => String::new(),
+    };
+    format!("{columns}{}{left_out}", reading(document))
+}
+
+/// The platforms whose manifests are here.
+fn platforms(image: &Value) -> String {
+    let all = image["platforms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let here = all.iter().filter(|platform| platform["here"] == true);
+    let mut names: Vec<_> = here.filter_map(|platform| platform["platform"].as_str()).collect();
+    let more = names.len().saturating_sub(MAX_PLATFORMS);
+    names.truncate(MAX_PLATFORMS);
+    match (names.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => names.join(","),
+        (false, more) => format!("{} +{more}", names.join(",")),
+    }
+}
+
+fn state(image: &Value) -> &'static str {
+    let is_any_here = image["platforms"].as_array().is_some_and(|all| all.iter().any(|one| one["here"] == true));
+    match (image["complete"].as_bool(), image["size"].as_u64()) {
+        (Some(true), _) => "complete",
+        (_, None) => "being read",
+        (_, Some(0)) => "not here",
+        (_, Some(_)) if is_any_here => "partial",
+        (_, Some(_)) => "manifest only",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_has_a_row_for_each_image() {
+        let platform = |name: &str, here: bool| json!({ "platform": name, "here": here, "complete": here });
+        let many = ["a", "b", "c", "d", "e"].map(|name| platform(name, true));
+        let document = json!({
+            "images": [
+                {
+                    "name": "docker.io/library/node:22", "size": 408_000_000, "shared": 120_000_000, "pulls": 1204,
+                    "platforms": [platform("linux/amd64", true), platform("linux/arm64", false)],
+                    "last_use": "2026-11-30T07:59:57Z", "confirmed": "2026-11-30T07:59:19Z", "complete": true,
+                },
+                {
+                    "name": "docker.io/library/php:8.1", "size": 4096, "shared": 0, "pulls": 2,
+                    "platforms": many,
+                    "last_use": "2026-11-11T07:00:00Z", "confirmed": null, "complete": false,
+                },
+                { "name": "ghcr.io/a/b:1", "size": null, "shared": null, "pulls": 0, "platforms": [], "complete": false },
+                { "name": "ghcr.io/a/b:2", "size": 8192, "shared": 0, "pulls": 0,
+                  "platforms": [platform("linux/amd64", false)], "complete": false },
+                { "name": "ghcr.io/a/b:3", "size": 0, "shared": 0, "pulls": 0, "platforms": [], "complete": false },
+            ],
+            "reading": true,
+            "left_out": 7,
+        });
+        let now = humantime::parse_rfc3339("2026-11-30T08:00:00Z").unwrap();
+        let expected = "\
+IMAGE                      PLATFORMS    SIZE       SHARED     PULLS  LAST USE  CONFIRMED  STATE
+docker.io/library/node:22  linux/amd64  389.1 MiB  114.4 MiB  1204   3 s       41 s       complete
+docker.io/library/php:8.1  a,b,c +2     4.0 KiB    0 B        2      19 d      -          partial
+ghcr.io/a/b:1              -            -          -          0      -         -          being read
+ghcr.io/a/b:2              -            8.0 KiB    0 B        0      -         -          manifest only
+ghcr.io/a/b:3              -            0 B        0 B        0      -         -          not here
+
+forebay is still reading what is on disk: some of it is missing here
+
+7 more names were dropped: there are too many to remember
+";
+        assert_eq!(text(&document, now), expected);
+    }
+}

@@ -1,0 +1,102 @@
+//! `forebay cache show`.
+
+use std::{fmt::Write as _, time::SystemTime};
+
+use serde_json::Value;
+
+use super::{age, size};
+use crate::cli::columns::Columns;
+
+pub(super) fn text(image: &Value, now: SystemTime) -> String {
+    let word = |key: &str| image[key].as_str().unwrap_or("-").to_owned();
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let lines = [
+        ("image", word("name")),
+        ("digest", word("digest")),
+        ("type", word("media_type")),
+        ("size", or_dash(size(&image["size"]))),
+        ("shared", or_dash(size(&image["shared"]))),
+        ("pulls", image["pulls"].to_string()),
+        ("last use", or_dash(age(&image["last_use"], now))),
+        ("confirmed", or_dash(age(&image["confirmed"], now))),
+        ("complete", if image["complete"] == true { "yes" } else { "no" }.to_owned()),
+    ];
+    let mut text = String::new();
+    for (name, value) in lines {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<10} {value}");
+    }
+    for manifest in image["manifests"].as_array().into_iter().flatten() {
+        text.push_str(&of_manifest(manifest));
+    }
+    text
+}
+
+fn of_manifest(manifest: &Value) -> String {
+    let platform = manifest["platform"].as_str().unwrap_or("no platform");
+    let mut columns = Columns::new(["PART", "DIGEST", "SIZE", "HERE", "SHARED WITH"]);
+    columns.row(part("manifest", &manifest["manifest"]));
+    if manifest["configuration"].is_object() {
+        columns.row(part("configuration", &manifest["configuration"]));
+    }
+    manifest["layers"].as_array().into_iter().flatten().for_each(|layer| columns.row(part("layer", layer)));
+    format!("\n{platform}\n{columns}")
+}
+
+fn part(name: &str, part: &Value) -> [String; 5] {
+    let names: Vec<_> = part["shared_with"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let more = part["shares"].as_u64().unwrap_or_default().saturating_sub(names.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    [
+        name.to_owned(),
+        part["digest"].as_str().unwrap_or_default().to_owned(),
+        size(&part["size"]),
+        if part["here"] == true { "yes" } else { "no" }.to_owned(),
+        names.join(", ") + &more,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_image_is_shown_with_its_parts() {
+        let part = |digest: &str, here: bool, shared_with: &[&str], shares: u64| json!({ "digest": digest, "size": 4096, "here": here, "shared_with": shared_with, "shares": shares });
+        let image = json!({
+            "name": "docker.io/library/node:22", "digest": "sha256:1f2e", "media_type": "a/index", "size": 12288,
+            "shared": 4096, "pulls": 3, "last_use": "2026-11-30T07:59:57Z", "confirmed": null, "complete": false,
+            "manifests": [
+                { "platform": "linux/amd64", "manifest": part("sha256:a", true, &[], 0),
+                  "configuration": part("sha256:b", true, &[], 0),
+                  "layers": [part("sha256:c", true, &["docker.io/library/php:8"], 3)] },
+                { "platform": null, "manifest": part("sha256:d", false, &[], 0), "configuration": null, "layers": [] },
+            ],
+        });
+        let now = humantime::parse_rfc3339("2026-11-30T08:00:00Z").unwrap();
+        let expected = "\
+image      docker.io/library/node:22
+digest     sha256:1f2e
+type       a/index
+size       12.0 KiB
+shared     4.0 KiB
+pulls      3
+last use   3 s
+confirmed  -
+complete   no
+
+linux/amd64
+PART           DIGEST    SIZE     HERE  SHARED WITH
+manifest       sha256:a  4.0 KiB  yes   -
+configuration  sha256:b  4.0 KiB  yes   -
+layer          sha256:c  4.0 KiB  yes   docker.io/library/php:8 and 2 more
+
+no platform
+PART      DIGEST    SIZE     HERE  SHARED WITH
+manifest  sha256:d  4.0 KiB  no    -
+";
+        assert_eq!(text(&image, now), expected);
+    }
+}
