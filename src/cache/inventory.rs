@@ -2,7 +2,7 @@
 //!
 //! Requests note names, uses and pulls ([`names`]); the [`reader`] learns in the background what the manifests on disk name
 //! ([`summaries`]); what is here of it is asked of the index of the disk when an operator asks ([`survey`]). How images were
-//! used outlives a restart in a [`file`].
+//! used outlives a restart in a `file`.
 //!
 //! What must hold: a note keeps no request waiting for the disk, or for an operator's question; names and memory are
 //! bounded; nothing here counts as a use of an object.
