@@ -22,6 +22,7 @@ mod stamp;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::{
     collections::HashMap,
@@ -40,6 +41,7 @@ pub use self::{
     key::{CompactKey, IndexKey},
     overhead::Overhead,
     readers::Pinned,
+    usage::{Totals, Usage},
 };
 use self::{
     holds::Holds,
@@ -64,31 +66,6 @@ pub const fn allocated(len: u64) -> u64 {
 const SHARDS: usize = 1024;
 /// A use is not noted if it comes after fewer uses of other objects than this part of all objects.
 const RECENT_PART: usize = 8;
-
-/// Bytes on disk and number of the objects of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub bytes: u64,
-    pub objects: u64,
-}
-
-/// All that counts against `max_size`, in bytes on disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// By [`ObjectKind`], in the order of [`ObjectKind::EVERY`].
-    pub totals: [Totals; ObjectKind::EVERY.len()],
-    /// Directories, and files that are no objects.
-    pub overhead: u64,
-    /// What is reserved, without what is yet to be evicted for it, and what was evicted and is not unlinked yet.
-    pub in_flight: u64,
-}
-
-impl Usage {
-    /// The sum of all parts: what eviction compares with `max_size`.
-    pub fn total(&self) -> u64 {
-        self.totals.iter().map(|totals| totals.bytes).sum::<u64>() + self.overhead + self.in_flight
-    }
-}
 
 /// Evictions cannot make the requested room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
