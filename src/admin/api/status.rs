@@ -95,7 +95,7 @@ impl StatusSources {
 }
 
 fn cache(store: &StoreStatus) -> Value {
-    let StoreStatus { usage, max_bytes, free_bytes, is_scanned, oldest_use } = store;
+    let StoreStatus { usage, max_bytes, min_free: _, free_bytes, is_scanned, oldest_use } = store;
     let objects: serde_json::Map<String, Value> = ObjectKind::EVERY
         .into_iter()
         .zip(&usage.totals)
@@ -147,8 +147,9 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
     if !findings.is_reloaded {
         sentences.push("the last reload of the configuration failed: the one before it is in effect".to_owned());
     }
-    if findings.store.free_bytes == Some(0) {
-        sentences.push("the file system of the cache is full: nothing more is cached".to_owned());
+    // At the limit forebay evicts; below it, other files take the room, and soon nothing more is cached.
+    if findings.store.free_bytes.is_some_and(|free| free < findings.store.min_free) {
+        sentences.push("the file system of the cache has less free than cache.min_free".to_owned());
     }
     sentences
 }
@@ -165,11 +166,12 @@ mod tests {
         let good = StoreStatus {
             usage: Usage::default(),
             max_bytes: 1,
-            free_bytes: Some(1),
+            min_free: 10,
+            free_bytes: Some(10),
             is_scanned: true,
             oldest_use: None,
         };
-        let full = StoreStatus { free_bytes: Some(0), ..good.clone() };
+        let full = StoreStatus { free_bytes: Some(9), ..good.clone() };
         let unknown = StoreStatus { free_bytes: None, ..good.clone() };
         let findings = |is_reloaded, certificate_until, store, states: &[State]| {
             let upstreams = states.iter().map(|state| ("quay.io".into(), *state)).collect();
@@ -183,7 +185,7 @@ mod tests {
             (findings(true, None, &good, &[State::Down]), "quay.io does not answer"),
             (findings(true, None, &good, &[State::CredentialsRefused]), "quay.io refuses forebay's own credentials"),
             (findings(false, None, &good, &[]), "the last reload of the configuration failed"),
-            (findings(true, None, &full, &[]), "the file system of the cache is full"),
+            (findings(true, None, &full, &[]), "the file system of the cache has less free than cache.min_free"),
         ] {
             assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
         }

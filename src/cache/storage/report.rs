@@ -17,6 +17,8 @@ use crate::metrics::Metrics;
 pub struct StoreStatus {
     pub usage: Usage,
     pub max_bytes: u64,
+    /// What forebay leaves free on the file system.
+    pub min_free: u64,
     /// What the file system had free when it was last asked, a minute ago at most; `None`: it does not answer.
     pub free_bytes: Option<u64>,
     /// Whether the start-up scan is complete.
@@ -47,6 +49,7 @@ impl DiskStore {
         StoreStatus {
             usage: index.usage(),
             max_bytes: index.max_size(),
+            min_free: self.0.min_free.load(Ordering::Relaxed),
             free_bytes: Some(self.0.free.load(Ordering::Relaxed)).filter(|free| *free != NOT_KNOWN),
             is_scanned: self.is_scanned(),
             oldest_use: oldest.map(|minute| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(minute) * 60)),
