@@ -17,7 +17,7 @@
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
 //! [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
 //! resources), [`rate`] (bytes per second that transfers share), [`machine`] (the addresses of this machine),
-//! [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to
+//! [`setup`] (what clients write into their configuration), [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to
 //! parse large documents), [`request_trace`] (what a request spends at its upstream).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
@@ -55,6 +55,7 @@ pub mod request_id;
 pub mod request_trace;
 pub mod route;
 pub mod rule;
+pub mod setup;
 pub(crate) mod single_flight;
 pub(crate) mod small_file;
 pub(crate) mod state_dir;

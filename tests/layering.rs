@@ -21,7 +21,7 @@ const ORDER: &[&[&str]] = &[
     &["app"],
     &["config"],
     &["admin", "registry"],
-    &["push"],
+    &["push", "setup"],
     &["error"],
     &["route", "auth", "history"],
     &["cache"],

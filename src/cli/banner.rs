@@ -5,15 +5,17 @@
 //! log in is offered nothing that needs a login.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt::Write as _,
     net::{IpAddr, SocketAddr},
 };
 
 use bytesize::ByteSize;
-use forebay::{auth::Anonymous, config::Config, machine::Machine, transport::CertificateFacts, upstream};
-
-/// The registry that Docker means by a name without one.
-const DOCKER_HUB: &str = "docker.io";
+use forebay::{
+    config::Config,
+    machine::Machine,
+    setup::{Docker, Login, Offer, Origin, Setup},
+    transport::CertificateFacts,
+};
 
 /// What is known once forebay listens.
 pub(super) struct Bound<'a> {
@@ -23,28 +25,6 @@ pub(super) struct Bound<'a> {
     pub machine: Machine,
     /// Present if TLS is served.
     pub certificate: Option<&'a CertificateFacts>,
-}
-
-/// A URL without a path.
-#[derive(Debug, PartialEq, Eq)]
-struct Origin {
-    scheme: &'static str,
-    /// A name or an address, with the port.
-    host: String,
-    is_loopback: bool,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.host)
-    }
-}
-
-impl Origin {
-    /// Whether Docker refuses to pull from here by name unless its configuration names the host.
-    fn is_insecure(&self) -> bool {
-        self.scheme == "http" && !self.is_loopback
-    }
 }
 
 /// The few lines that a new user needs.
@@ -76,25 +56,29 @@ pub(super) fn text(config: &Config, bound: &Bound<'_>) -> String {
 
 /// Appends what to write for Docker.
 fn paste(text: &mut String, config: &Config, origin: &Origin) {
-    let host = &origin.host;
-    let other = config.upstreams.iter().find_map(|upstream| other_name(config, origin, upstream));
-    let mut keys = Vec::new();
-    if config.upstreams.iter().any(|upstream| is_docker_mirror(config, upstream)) {
-        keys.push(format!("\"registry-mirrors\": [\"{origin}\"]"));
+    let offer = Offer::new(&config.upstreams, &config.access);
+    let takes_passwords = origin.scheme == "https" || origin.is_loopback || config.access.allow_clear_login;
+    let login = Login::of(&config.access, takes_passwords);
+    if !login.is_possible() {
+        return;
     }
-    if origin.is_insecure() && other.is_some() {
-        keys.push(format!("\"insecure-registries\": [\"{host}\"]"));
-    }
-    if !keys.is_empty() {
+    let docker = Docker::new(&Setup {
+        origin: origin.clone(),
+        registries: offer.registries.iter().collect(),
+        unnamed: offer.default(),
+        is_dedicated: false,
+        login,
+        takes_passwords,
+        has_ca: false,
+    });
+    if let Some(line) = docker.one_line() {
         *text += "\nFor Docker, put this in /etc/docker/daemon.json and restart the daemon:\n";
-        *text += &format!("  {{ {} }}\n", keys.join(", "));
+        *text += &format!("  {line}\n");
     }
-    if let Some(name) = other {
+    let pull = docker.pull();
+    if !pull.is_empty() {
         *text += "\nFor another registry, put its name in front:\n";
-        if config.access.anonymous == Anonymous::None {
-            *text += &format!("  docker login {host}\n");
-        }
-        *text += &format!("  docker pull {host}/{name}/REPOSITORY:TAG\n");
+        pull.iter().for_each(|command| *text += &format!("  {command}\n"));
     }
 }
 
@@ -120,30 +104,6 @@ fn origin(clear_http: bool, listener: SocketAddr, bound: &Bound<'_>) -> Origin {
 /// Source: RFC 6761 section 6.3.
 fn is_local(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
-}
-
-/// Whether Docker can use forebay as a mirror of Docker Hub by this upstream: it does so without a login.
-fn is_docker_mirror(config: &Config, upstream: &upstream::Config) -> bool {
-    let needs_user = upstream.credential != upstream::CredentialSource::Anonymous || config.access.push_users.is_some();
-    // `GET /v2/` challenges, and Docker has no credentials for a mirror.
-    let challenges = upstream.push && needs_user && config.access.htpasswd.is_some();
-    upstream.default
-        && *upstream.name == *DOCKER_HUB
-        && upstream.access == upstream::Access::Shared
-        && config.access.anonymous == Anonymous::Pull
-        && !challenges
-}
-
-/// The name by which an upstream stands in front of a repository, if clients can pull from it so.
-fn other_name<'a>(config: &Config, origin: &Origin, upstream: &'a upstream::Config) -> Option<&'a str> {
-    let takes_passwords = origin.scheme == "https" || origin.is_loopback || config.access.allow_clear_login;
-    let may_pull = config.access.anonymous == Anonymous::Pull || config.access.htpasswd.is_some() && takes_passwords;
-    if upstream.default || upstream.access != upstream::Access::Shared || !may_pull {
-        return None;
-    }
-    // A port within a reference is a syntax error.
-    let mut names = std::iter::once(&upstream.name).chain(&upstream.aliases);
-    names.find(|name| !name.contains(':')).map(|name| &**name)
 }
 
 #[cfg(test)]

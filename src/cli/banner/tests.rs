@@ -1,6 +1,6 @@
 use std::fs;
 
-use forebay::{config::Overrides, transport::TlsConfig};
+use forebay::{auth::Anonymous, config::Overrides, transport::TlsConfig};
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
@@ -93,7 +93,7 @@ fn nothing_is_offered_that_cannot_work() {
     let hub = "[[upstream]]\nname = \"docker.io\"\n";
     for (configuration, mirror, pull) in [
         (format!("{hub}{ghcr}"), true, Some("ghcr.io")),
-        (format!("{ghcr}default = true\n"), false, None),
+        (format!("{ghcr}default = true\n"), false, Some("ghcr.io")),
         (hub.to_owned(), true, None),
         (format!("{hub}access = \"client\"\n{ghcr}"), false, Some("ghcr.io")),
         (format!("{hub}{ghcr}access = \"client\"\n"), true, None),
