@@ -126,11 +126,11 @@ impl App {
         let client_rates = ClientRates::new(trusted.clone());
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
-        let contents = Contents { caches, scrub: scrub.clone(), memory, client_rates };
+        let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
+        let contents = Contents { caches, scrub: scrub.clone(), memory, client_rates, tls: tls.clone() };
         let history = History::new(upstream_context.content.clone());
         tasks.spawn(history.clone().keep_sums(end.clone()));
         let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone(), history.clone()));
-        let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let listener =
             Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?.trusting(trusted.clone());
         let connections = listener.connection_limit();

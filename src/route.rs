@@ -191,6 +191,11 @@ impl<U> Routes<U> {
         Some(&self.upstreams.get(index?)?.upstream)
     }
 
+    /// The upstream that has the host or the port of a request for itself.
+    pub fn dedicated(&self, target: Target<'_>) -> Option<&U> {
+        Some(&self.upstreams.get(self.by_host(target)?)?.upstream)
+    }
+
     /// Which upstream a name in a request belongs to, and the name without the upstream's.
     fn locate<'a>(
         &self,

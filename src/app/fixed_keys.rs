@@ -74,6 +74,7 @@ impl Fixed {
             drain_delay,
             trusted_networks: _,
             allowed_hosts: _,
+            page: _,
             tls,
             timeouts,
         } = new;
@@ -175,6 +176,7 @@ mod tests {
             (&base, with(&|config| config.cache.prefetch = 0), &[]),
             (&base, with(&|config| config.server.trusted_networks = vec!["10.0.0.1".parse().unwrap()]), &[]),
             (&base, with(&|config| config.server.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
+            (&base, with(&|config| config.server.page = false), &[]),
             (&base, with(&|config| config.admin.allowed_hosts = vec!["mirror.lan".parse().unwrap()]), &[]),
             (
                 &base,

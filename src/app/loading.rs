@@ -14,6 +14,7 @@ use crate::{
     push::Seal,
     registry::{Table, via},
     route::{AllowedHosts, Routes},
+    setup::Offer,
     state_dir::{self, StateDirectory},
     transport::ReloadableTls,
     upstream::{self, Context, FailureCause, HealthTable, RateTable, ReadBudget, TokenResult, Upstream, proxy},
@@ -84,7 +85,8 @@ pub(super) fn table(config: &Config, context: &Context) -> Result<Table, Error> 
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
     let seal = if pushes { Some(seal(config)?) } else { None };
     let hosts = allowed_hosts(config, &config.server.allowed_hosts);
-    Ok(Table { routes: Routes::new(config.upstreams.iter().zip(upstreams)), hosts, seal })
+    let (offer, page) = (Offer::new(&config.upstreams, &config.access), config.server.page);
+    Ok(Table { routes: Routes::new(config.upstreams.iter().zip(upstreams)), hosts, seal, offer, page })
 }
 
 /// The hosts that listeners on loopback addresses answer to.

@@ -28,6 +28,7 @@ pub(super) struct ServerSection {
     drain_delay: Option<Period>,
     trusted_networks: Vec<String>,
     allowed_hosts: Vec<String>,
+    page: Option<bool>,
     tls: Option<Tls>,
 }
 
@@ -58,6 +59,7 @@ impl ServerSection {
                 text.parse().map_err(|error: NetworkError| document.error(key, error.to_string()))
             }),
             allowed_hosts: allowed_hosts(document, &section.field("allowed_hosts"), &self.allowed_hosts),
+            page: self.page.unwrap_or(defaults.page),
             tls,
             timeouts: defaults.timeouts,
         };

@@ -182,6 +182,7 @@ impl Settings {
             drain_delay,
             trusted_networks,
             allowed_hosts,
+            page,
             tls,
             // No key.
             timeouts: _,
@@ -194,6 +195,7 @@ impl Settings {
         self.period("drain_delay", *drain_delay);
         self.list("trusted_networks", trusted_networks);
         self.list("allowed_hosts", allowed_hosts);
+        self.put("page", *page);
         if let Some(transport::TlsConfig { certificate, key, client_ca }) = tls {
             self.in_section(Section::Table("server.tls"));
             self.path("certificate", Some(certificate));

@@ -1,4 +1,4 @@
-//! The operation of a request: an endpoint of the distribution specification, or a request for a token.
+//! The operation of a request: an endpoint of the distribution specification, a request for a token, or for the page.
 
 /// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,12 +12,14 @@ pub enum Operation {
     Push,
     /// A request to a token realm; no client sends one to forebay.
     Token,
+    /// The page of the registry's port, or a part of it.
+    Page,
     /// The request names no known operation.
     Unknown,
 }
 
 impl Operation {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Base,
         Self::Manifest,
         Self::Blob,
@@ -26,6 +28,7 @@ impl Operation {
         Self::Catalog,
         Self::Push,
         Self::Token,
+        Self::Page,
         Self::Unknown,
     ];
 
@@ -39,6 +42,7 @@ impl Operation {
             Operation::Catalog => "catalog",
             Operation::Push => "push",
             Operation::Token => "token",
+            Operation::Page => "page",
             Operation::Unknown => "unknown",
         }
     }

@@ -100,6 +100,13 @@ impl<'a> Exchange<'a> {
         self.record.join_pull(self.connection.peer.ip(), user, repository, Step::of(operation));
     }
 
+    /// Logs the name of a user of forebay.
+    pub(super) fn note_user(&mut self) {
+        if let Identity::User(name) = &self.identity {
+            self.record.user = Some(Arc::clone(name));
+        }
+    }
+
     /// Logs the name of a client after the upstream has responded to it.
     pub(super) fn note_client(&mut self) {
         if let Identity::Client(name) = &self.identity {

@@ -16,6 +16,7 @@ mod list;
 mod manifest;
 mod multipart_ranges;
 mod pace;
+mod page;
 mod pagination;
 pub mod pagination_link;
 mod pulls;

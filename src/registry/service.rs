@@ -1,7 +1,8 @@
 //! The pipeline: check for a loop, route, authenticate, check the rules, authorize, dispatch, respond, log.
 //!
 //! [`Service::run`] shows the order of the steps. Each step and each endpoint has a file: `via`, [`crate::route`],
-//! `authenticate`, `rules`, `authorize`; `base`, `manifest`, `blob`, `list`, `upload`; `response`, `access_log`.
+//! `authenticate`, `rules`, `authorize`; `base`, `manifest`, `blob`, `list`, `upload`; `response`, `access_log`. A browser
+//! gets the `page` before the request is routed.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -17,13 +18,14 @@ use super::{
     client_rates::ClientRates,
     exchange::Exchange,
     pace::Pace,
+    page::set_policy,
     refusal_log::RefusalLog,
     response,
     response_memory::ResponseMemory,
     via::{self, Instance},
 };
 use crate::{
-    auth::{AccessControl, Identity, PasswordAttempts},
+    auth::{AccessControl, PasswordAttempts},
     cache::{Outcome, Scrub, Source},
     error::{Asked, Cached, Error, ErrorKind},
     history::History,
@@ -31,7 +33,8 @@ use crate::{
     oci::{self, query},
     push::{Caches, Seal},
     route::{AllowedHosts, Destination, Operation, RouteError, Routes, request_host},
-    transport::{Connection, Handle, Recipient, Refusal, h2, request_body},
+    setup::Offer,
+    transport::{Connection, Handle, Recipient, Refusal, ReloadableTls, h2, request_body},
     upstream::{PrincipalKey, Upstream},
 };
 
@@ -42,6 +45,10 @@ pub(crate) struct Table {
     pub hosts: AllowedHosts,
     /// Present when an upstream takes pushes.
     pub seal: Option<Seal>,
+    /// What the page tells clients.
+    pub offer: Offer,
+    /// Whether browsers get the page.
+    pub page: bool,
 }
 
 /// How clients are authenticated.
@@ -62,6 +69,8 @@ pub(crate) struct Contents {
     pub memory: ResponseMemory,
     /// How fast they are sent.
     pub client_rates: ClientRates,
+    /// Present if TLS is served.
+    pub tls: Option<ReloadableTls>,
 }
 
 /// Answers every request of the registry's listeners.
@@ -74,6 +83,8 @@ pub(crate) struct Service {
     pub(super) memory: ResponseMemory,
     pub(super) refusals: RefusalLog,
     pub client_rates: ClientRates,
+    /// Present if TLS is served.
+    pub(super) tls: Option<ReloadableTls>,
     pub(super) metrics: Metrics,
     log: Arc<RequestLog>,
 }
@@ -121,6 +132,7 @@ impl Handle for Service {
             response = response::paced(response, pace);
         }
         response::common(response.headers_mut(), record.id.header(), self.instance.via(), namespace.as_deref());
+        set_policy(&mut response);
         record.namespace = match record.failure {
             // The request may not have been routed.
             Some(_) => query::parameter(&head.uri, query::NAMESPACE).map(Cow::into_owned),
@@ -148,21 +160,23 @@ impl Service {
         metrics: Metrics,
         history: History,
     ) -> Self {
-        let Contents { caches, scrub, memory, client_rates } = contents;
+        let Contents { caches, scrub, memory, client_rates, tls } = contents;
         let refusals = RefusalLog::new(metrics.clone());
         let log = Arc::new(RequestLog::new(metrics.clone(), history));
         let table = ArcSwap::from_pointee(table);
-        Self { table, auth, caches, instance, scrub, memory, client_rates, refusals, metrics, log }
+        Self { table, auth, caches, instance, scrub, memory, client_rates, refusals, tls, metrics, log }
     }
 
     /// Runs the steps of a request, except the form of the response and the log.
     async fn run(&self, exchange: &mut Exchange<'_>) -> Result<Response<Body>, Error> {
-        let mut routed = self.route(exchange)?;
+        self.check_head(exchange)?;
+        if let Some(resource) = self.page_resource(exchange) {
+            return Box::pin(self.page(exchange, resource)).await;
+        }
+        let mut routed = self.route(exchange);
         // Before an error of the route: a client that may not pull must not learn which upstreams exist.
         exchange.identity = self.authenticate(exchange, routed.upstream_mut()).await?;
-        if let Identity::User(name) = &exchange.identity {
-            exchange.record.user = Some(name.clone());
-        }
+        exchange.note_user();
         if let Routed::To(Destination::Upstream(_, operation)) = &routed {
             exchange.join_pull(operation);
         }
@@ -195,16 +209,21 @@ impl Service {
         }
     }
 
-    /// Checks the host and the `Via` of a request, and routes it.
-    fn route(&self, exchange: &mut Exchange<'_>) -> Result<Routed, Error> {
+    /// Checks the host and the `Via` of a request.
+    fn check_head(&self, exchange: &mut Exchange<'_>) -> Result<(), Error> {
         let head = exchange.head;
         exchange.host = request_host(head.version, &head.uri, &head.headers).map_err(ErrorKind::InvalidHost)?;
-        let table = self.table.load();
         // Before any challenge, and before any response that tells which upstreams exist.
-        if exchange.connection.loopback && !table.hosts.allow(exchange.host) {
+        if exchange.connection.loopback && !self.table.load().hosts.allow(exchange.host) {
             return Err(ErrorKind::ForeignHost(exchange.host.unwrap_or_default().to_owned()).into());
         }
-        self.instance.refuse_loop(&head.headers)?;
+        Ok(self.instance.refuse_loop(&head.headers)?)
+    }
+
+    /// Routes a request whose head was checked.
+    fn route(&self, exchange: &mut Exchange<'_>) -> Routed {
+        let head = exchange.head;
+        let table = self.table.load();
         let with_via = |upstream: &Upstream| upstream.with_via(via::joined(&head.headers));
         let routed = match table.routes.resolve(exchange.target()) {
             Ok(route) => {
@@ -229,7 +248,7 @@ impl Service {
             }
         };
         exchange.by_mirror = routed.upstream().is_some_and(|upstream| upstream.via_mirrors().is_some());
-        Ok(routed)
+        routed
     }
 
     /// The pace of the response, whose record learns how long it is held back.

@@ -25,6 +25,8 @@ pub struct Config {
     pub trusted_networks: Vec<Network>,
     /// What listeners on loopback addresses answer to, beside localhost, addresses and the hosts of upstreams.
     pub allowed_hosts: Vec<HostPattern>,
+    /// Whether browsers get a page at `/`, and clients their snippets below `/setup/`.
+    pub page: bool,
     pub tls: Option<TlsConfig>,
     /// How long clients are waited for. No keys: tests shorten them.
     pub timeouts: Timeouts,
@@ -40,6 +42,7 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             trusted_networks: Vec::new(),
             allowed_hosts: Vec::new(),
+            page: true,
             tls: None,
             timeouts: Timeouts::default(),
         }

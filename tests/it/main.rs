@@ -62,6 +62,7 @@ mod registry {
     pub mod blob_errors;
     pub mod fault_log;
     pub mod outages;
+    pub mod page;
     pub mod response;
     pub mod routing;
     pub mod upstream_refusals;

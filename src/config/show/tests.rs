@@ -15,6 +15,7 @@ drain_timeout = "90s"
 drain_delay = "5s"
 trusted_networks = ["10.0.0.0/8", "192.0.2.7"]
 allowed_hosts = ["mirror.lan", "other.lan:5010"]
+page = false
 [server.tls]
 certificate = "file"
 key = "file"

@@ -23,7 +23,7 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{super::TlsConfig, ktls};
+use super::{super::TlsConfig, authority::authority, ktls};
 use crate::{
     file_watch::{Changed, Fingerprint},
     small_file,
@@ -68,6 +68,8 @@ pub(super) struct LoadedTls {
     pub(super) fingerprint: Fingerprint,
     /// The first certificate of the chain.
     pub(super) leaf: CertificateDer<'static>,
+    /// The CA of the chain, if clients do not know it and the chain has it.
+    pub(super) authority: Option<CertificateDer<'static>>,
     /// When the first certificate expires.
     pub(super) not_after: Option<UnixTime>,
     pub(super) server: Arc<ServerConfig>,
@@ -183,6 +185,7 @@ impl Files {
         let identity = self.identity(config, &provider)?;
         let leaf = identity.end_entity_cert().map(|leaf| leaf.clone().into_owned());
         let leaf = leaf.map_err(|source| TlsError::Certificate { path: config.certificate.clone(), source })?;
+        let authority = authority(&identity.cert, &provider).cloned();
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|source| TlsError::Setup { source })?;
@@ -196,7 +199,7 @@ impl Files {
         server.enable_secret_extraction = ktls::is_offered();
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| TlsError::Setup { source })?;
         let (config, fingerprint, not_after) = (config.clone(), self.fingerprint(), not_after(&leaf));
-        Ok(LoadedTls { config, fingerprint, leaf, not_after, server: Arc::new(server) })
+        Ok(LoadedTls { config, fingerprint, leaf, authority, not_after, server: Arc::new(server) })
     }
 
     fn identity(&self, config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

@@ -1,5 +1,6 @@
 //! The server's side of TLS: certificates and their reload, and connections that the kernel encrypts.
 
+mod authority;
 mod certificate;
 mod certificate_facts;
 pub(super) mod handover;

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -74,6 +75,11 @@ impl ReloadableTls {
     /// Until when the certificate in use is valid, in seconds since 1970; `None` if it does not say.
     pub fn expiry(&self) -> Option<u64> {
         self.0.load().not_after.map(|time| time.as_secs())
+    }
+
+    /// The CA that clients have to trust, in DER; `None`: the files have none.
+    pub fn authority(&self) -> Option<Bytes> {
+        self.0.load().authority.as_ref().map(|authority| Bytes::copy_from_slice(authority))
     }
 
     /// The configuration for the next handshake.
