@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{
         self, AdminListener, AdminToken, Readiness, TokenFile,
-        api::{Api, CurrentUpstreams, LastReload, Sources, StatusSources, UpstreamTests},
+        api::{Api, CurrentUpstreams, Sources, StatusSources, UpstreamTests},
         control,
         control_socket::{ControlSocket, SocketError},
     },
@@ -82,7 +82,6 @@ pub struct App {
     upstream_context: Context,
     /// The upstreams that operators are told of.
     upstreams: CurrentUpstreams,
-    last_reload: LastReload,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     admin_token: AdminToken,
     /// Notified: other rules are in force.
@@ -139,7 +138,7 @@ impl App {
         let admin_addr = address_of(&admin).map_err(|source| Error::Admin { address: config.admin.listen, source })?;
         let admin_token = AdminToken::default();
         admin_token.set(config.admin.token_file.as_deref().map(TokenFile::load).transpose()?);
-        let (readiness, last_reload) = (Readiness::default(), LastReload::default());
+        let readiness = Readiness::default();
         let running = Running::new(&loaded, listener.local_addrs(), admin_addr);
         let api = Api::new(Sources {
             config: running.document.clone(),
@@ -149,7 +148,7 @@ impl App {
                 readiness: readiness.clone(),
                 store: store.clone(),
                 tls: tls.clone(),
-                reload: last_reload.clone(),
+                metrics: metrics.clone(),
                 history: history.clone(),
             },
             tests: UpstreamTests::default(),
@@ -179,7 +178,7 @@ impl App {
             tasks.spawn(tls.clone().watch(metrics.clone(), end.clone()));
         }
         tasks.spawn(auth::watch(service.auth.access.clone(), metrics.clone(), end.clone()));
-        tasks.spawn(admin_token.clone().watch(end.clone()));
+        tasks.spawn(admin_token.clone().watch(metrics.clone(), end.clone()));
         let operators = AdminListener {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
@@ -203,7 +202,6 @@ impl App {
             trusted,
             upstream_context,
             upstreams,
-            last_reload,
             admin_hosts,
             admin_token,
             rules_changed,
@@ -227,7 +225,6 @@ impl App {
     /// Counts a reload whose configuration could not be loaded.
     pub fn reload_failed(&self) {
         self.metrics.reload("config", false);
-        self.last_reload.note(false);
     }
 
     /// Takes what a reload changes from a new configuration: all of it, or on an error nothing. Names each other key that
@@ -238,7 +235,6 @@ impl App {
     pub fn reload(&self, loaded: impl Into<Loaded>) -> Result<(), Error> {
         let reloaded = self.try_reload(&loaded.into());
         self.metrics.reload("config", reloaded.is_ok());
-        self.last_reload.note(reloaded.is_ok());
         reloaded
     }
 

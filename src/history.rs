@@ -13,6 +13,7 @@ mod position;
 mod pull;
 mod ring;
 mod sums;
+mod unconfigured;
 
 use std::{
     sync::Arc,
@@ -29,6 +30,7 @@ pub(crate) use self::{
     follow::{Followed, Follower},
     position::Position,
     pull::Pull,
+    unconfigured::Unconfigured,
 };
 use self::{follow::Followers, ring::Ring, sums::RecentSums};
 use crate::byte_counter::ByteCounter;
@@ -128,6 +130,13 @@ impl History {
         let mut pulls = pull::group(shown);
         pulls.retain(|pull| pull.is_worth_a_line() && filter.admits_pull(pull));
         self.page(pulls, after, limit, |pull| self.position(pull.newest()))
+    }
+
+    /// The upstreams that clients asked for lately and that are not configured. `of_clients`: also where an upstream
+    /// authorizes each client.
+    pub(crate) fn unconfigured(&self, of_clients: bool) -> Vec<Unconfigured> {
+        let all = self.all();
+        unconfigured::of(all.iter().map(|request| &**request).filter(|request| of_clients || !request.is_of_client))
     }
 
     /// What happens from now on.

@@ -11,6 +11,7 @@ mod labels;
 mod series;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -66,6 +67,8 @@ struct Inner {
     families: Families,
     /// The series of requests, found once by their labels.
     series: AllSeries,
+    /// What the last reload of could not be used.
+    failed_reloads: Mutex<BTreeSet<&'static str>>,
     /// Held while the metrics are read, so that each reading is of one moment.
     before_reading: Mutex<Vec<Look>>,
 }
@@ -85,7 +88,8 @@ impl Metrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let families = Families::register(&registry)?;
         let (series, before_reading) = (AllSeries::default(), Mutex::default());
-        Ok(Metrics(Arc::new(Inner { registry, families, series, before_reading })))
+        let failed_reloads = Mutex::default();
+        Ok(Metrics(Arc::new(Inner { registry, families, series, failed_reloads, before_reading })))
     }
 
     /// An upstream is configured. Series with alerts begin at 0: Prometheus sees no increase from "absent" to 1.
@@ -278,12 +282,27 @@ impl Metrics {
         self.0.families.connections.refused.inc();
     }
 
-    /// `config`, `tls` or `htpasswd` was read again; `ok`: the new value replaces the old one.
+    /// `config`, `tls`, `htpasswd` or `token` was read again; `ok`: the new value replaces the old one.
     pub fn reload(&self, what: &'static str, ok: bool) {
         self.0.families.connections.reloads.with_label_values(&[what, if ok { "ok" } else { "failed" }]).inc();
+        {
+            let mut failed = self.0.failed_reloads.lock();
+            match ok {
+                // The configuration is taken with all files that it names.
+                true if what == CONFIG => failed.clear(),
+                true => drop(failed.remove(what)),
+                false => drop(failed.insert(what)),
+            }
+        }
         if what == CONFIG {
             self.config_read(ok);
         }
+    }
+
+    /// What was read again last and cannot be used, so that the one before it is in effect: `config`, `tls`, `htpasswd` or
+    /// `token`.
+    pub(crate) fn failed_reloads(&self) -> Vec<&'static str> {
+        self.0.failed_reloads.lock().iter().copied().collect()
     }
 
     /// The configuration was read, and is in use if `ok`. The start counts as the first time.

@@ -33,7 +33,7 @@ use self::{
 };
 pub(crate) use self::{
     response::{ApiBody, ApiError, boxed, error},
-    status::{LastReload, StatusSources},
+    status::StatusSources,
     upstream_test::UpstreamTests,
 };
 use crate::{cache::Inventory, history::History, upstream::Upstream};
@@ -159,7 +159,7 @@ impl Api {
         let is_upstream = |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name);
         match action.resource {
             Resource::Config => no_parameters().map(|()| text(StatusCode::OK, Bytes::clone(&config.0.load()))),
-            Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams))),
+            Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams, sight))),
             Resource::Upstreams => no_parameters().map(|()| json(&upstreams::document(&upstreams))),
             Resource::UpstreamTest(name) => no_parameters().and_then(|()| tests.run(&upstreams, &name)),
             Resource::Requests => requests::requests(history.clone(), of_history()?).await,

@@ -17,7 +17,7 @@ use tracing::error;
 use super::{
     api::{
         self, Api, ApiBody, ApiError,
-        access::{Caller, Token, is_of_other_site},
+        access::{Caller, Token, is_forwarded, is_of_other_site},
         boxed,
     },
     readiness::{Readiness, State},
@@ -107,8 +107,9 @@ impl Handle for AdminListener {
             Err(error) => return boxed(text(StatusCode::BAD_REQUEST, &format!("{error}\n"))),
         };
         let host = host.as_deref();
-        // On other addresses probes and Prometheus may use any host.
-        if connection.loopback && !self.hosts.load().allow(host) {
+        let is_of_api = request.uri().path().starts_with(api::ROOT);
+        // On other addresses probes and Prometheus may use any host, and so may who has the token.
+        if connection.loopback && !is_of_api && !self.hosts.load().allow(host) {
             let host = host.unwrap_or_default();
             let why = format!(
                 "this listener is bound to a loopback address and does not answer to the host {host:?}: to have it do so, \
@@ -116,8 +117,8 @@ impl Handle for AdminListener {
             );
             return boxed(text(StatusCode::MISDIRECTED_REQUEST, &why));
         }
-        if request.uri().path().starts_with(api::ROOT) {
-            let is_local = connection.peer.ip().to_canonical().is_loopback();
+        if is_of_api {
+            let is_local = connection.peer.ip().to_canonical().is_loopback() && !is_forwarded(request.headers());
             return self.api(request, host, is_local).await;
         }
         boxed(self.page(&request))

@@ -18,6 +18,7 @@ use tracing::{error, info};
 use super::api::access::Token;
 use crate::{
     file_watch::{self, Changed, Fingerprint, POLL_INTERVAL},
+    metrics::Metrics,
     small_file,
 };
 
@@ -85,7 +86,7 @@ impl AdminToken {
     }
 
     /// Reads the file again when it changes, until `shutdown`.
-    pub(crate) async fn watch(self, shutdown: CancellationToken) {
+    pub(crate) async fn watch(self, metrics: Metrics, shutdown: CancellationToken) {
         let watched = self.clone();
         let read = move || {
             let current = watched.0.load_full();
@@ -98,10 +99,12 @@ impl AdminToken {
                 let path = file.path.clone();
                 // A reload of the configuration in the meantime has read the file itself.
                 if Arc::ptr_eq(&self.0.compare_and_swap(&current, Arc::new(Some(file))), &current) {
+                    metrics.reload("token", true);
                     info!(token_file = %path.display(), "the new token is in force");
                 }
             }
             Err(failure) => {
+                metrics.reload("token", false);
                 error!(error = &failure as &dyn std::error::Error, "the token file is not usable; the old token stays");
             }
         })
@@ -181,16 +184,17 @@ mod tests {
         std::fs::write(&path, TOKEN).unwrap();
         let (token, shutdown) = (AdminToken::default(), CancellationToken::new());
         token.set(Some(TokenFile::load(&path).unwrap()));
-        let watching = tokio::spawn(token.clone().watch(shutdown.clone()));
+        let metrics = Metrics::new().unwrap();
+        let watching = tokio::spawn(token.clone().watch(metrics.clone(), shutdown.clone()));
         std::fs::write(&path, "short").unwrap();
         tokio::time::sleep(POLL_INTERVAL * 5).await;
         let judge =
             |value| token.judge(&HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]));
         assert_eq!(judge("Bearer 0123456789abcdef"), Token::Right);
+        assert_eq!(metrics.failed_reloads(), ["token"]);
         std::fs::write(&path, "fedcba9876543210").unwrap();
-        while judge("Bearer fedcba9876543210") != Token::Right {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
+        tokio::time::sleep(POLL_INTERVAL * 5).await;
+        assert_eq!((judge("Bearer fedcba9876543210"), metrics.failed_reloads().len()), (Token::Right, 0));
         assert_eq!(judge("Bearer 0123456789abcdef"), Token::Wrong);
         shutdown.cancel();
         watching.await.unwrap();

@@ -85,8 +85,10 @@ pub(super) fn table(config: &Config, context: &Context) -> Result<Table, Error> 
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
     let seal = if pushes { Some(seal(config)?) } else { None };
     let hosts = allowed_hosts(config, &config.server.allowed_hosts);
+    let has_private = upstreams.iter().any(Upstream::uses_client_credentials);
     let (offer, page) = (Offer::new(&config.upstreams, &config.access), config.server.page);
-    Ok(Table { routes: Routes::new(config.upstreams.iter().zip(upstreams)), hosts, seal, offer, page })
+    let routes = Routes::new(config.upstreams.iter().zip(upstreams));
+    Ok(Table { routes, has_private, hosts, seal, offer, page })
 }
 
 /// The hosts that listeners on loopback addresses answer to.

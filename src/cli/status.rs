@@ -5,7 +5,9 @@ use std::{path::Path, time::SystemTime};
 use clap::Args;
 use serde_json::Value;
 
-use super::{Failure, columns::Columns, control, output::print, running::RunningArguments, text};
+use super::{
+    Failure, columns::Columns, control, output::print, running::RunningArguments, text, visible::push_visible,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
@@ -76,23 +78,26 @@ fn page(status: &Value, now: SystemTime) -> String {
         line += "  (the scan of the start is running)";
     }
     lines.push(line);
-    lines.extend(last_day(&status["sums"]["day"]));
+    for (name, window) in [("hour", "hour"), ("day", "day"), ("start", "since_start")] {
+        lines.extend(sums(name, &status["sums"][window]));
+    }
     if let Some(until) = status["certificate_until"].as_str() {
         lines.push(format!("certificate until {until}"));
     }
     lines.push(String::new());
     let mut page = lines.join("\n") + "\n" + &upstreams(&status["upstreams"], now).to_string();
+    page.extend(unconfigured(&status["unconfigured"]));
     for sentence in status["attention"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         page += &format!("! {sentence}\n");
     }
     page
 }
 
-/// What clients got within a day; `None`: nothing is known of it.
-fn last_day(sums: &Value) -> Option<String> {
+/// What clients got within a window of time; `None`: nothing is known of it.
+fn sums(window: &str, sums: &Value) -> Option<String> {
     let count = |key: &str| sums[key].as_u64();
     let (pulls, hits) = (count("pulls")?, count("hits")?);
-    let mut line = format!("day    {pulls} pulls");
+    let mut line = format!("{window:<5}  {pulls} pulls");
     if pulls > 0 {
         line += &format!(", {} % of them hits", u128::from(hits) * 100 / u128::from(pulls));
     }
@@ -103,6 +108,18 @@ fn last_day(sums: &Value) -> Option<String> {
         line += &format!(", {} saved", text::bytes(saved));
     }
     Some(line + &format!("  {} errors", count("errors")?))
+}
+
+/// What clients asked for lately and is not configured; `None`: nothing.
+fn unconfigured(names: &Value) -> Option<String> {
+    let names = names.as_array()?.iter().map(|entry| {
+        let word = |key: &str| entry[key].as_str().unwrap_or_default();
+        let mut name = String::new();
+        push_visible(&mut name, word("name"));
+        format!("{name} ({}×, from {})", entry["requests"], word("peer"))
+    });
+    let names: Vec<String> = names.collect();
+    (!names.is_empty()).then(|| format!("asked for and not configured: {}\n", names.join(", ")))
 }
 
 /// The upstreams, a row each.
@@ -171,6 +188,7 @@ mod tests {
                     "last_failure": {"cause": "credentials", "at": "2027-01-15T07:58:30Z"}, "latency": null, "pulls": null,
                 },
             ],
+            "unconfigured": [{"name": "nvcr.io", "requests": 61, "peer": "10.0.4.31:5123"}],
             "attention": ["harbor.lan refuses forebay's own credentials: what is cached is still served"],
         });
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -183,6 +201,7 @@ certificate until 2027-06-01T00:00:00Z
 UPSTREAM    STATE                CREDENTIALS  LATENCY  P95    PULLS LEFT  LAST FAILURE
 docker.io   ok                   own          31 ms    1.5 s  143/200     -
 harbor.lan  CREDENTIALS REFUSED  own          -        -      -           credentials 1 min ago
+asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
 ! harbor.lan refuses forebay's own credentials: what is cached is still served
 ";
         assert_eq!(page(&status, now), expected);
@@ -193,8 +212,11 @@ harbor.lan  CREDENTIALS REFUSED  own          -        -      -           creden
         let mut sums = json!({
             "pulls": 0, "hits": 0, "sent_bytes": 0, "received_bytes": 2048, "saved_bytes": -2048, "errors": 0,
         });
-        assert_eq!(last_day(&sums).unwrap(), "day    0 pulls  0 B to clients, 2.0 KiB from upstreams  0 errors");
+        assert_eq!(
+            super::sums("day", &sums).unwrap(),
+            "day    0 pulls  0 B to clients, 2.0 KiB from upstreams  0 errors"
+        );
         sums["pulls"] = Value::Null;
-        assert_eq!(last_day(&sums), None);
+        assert_eq!(super::sums("day", &sums), None);
     }
 }

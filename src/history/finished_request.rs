@@ -24,6 +24,8 @@ const MAX_PATH: usize = 512;
 const MAX_CAUSE: usize = 1024;
 /// The longest part of a name that a client makes up (`ns=`, user), in bytes.
 const MAX_NAME: usize = 128;
+/// The longest part of a method that a client makes up, in bytes: what `Method` keeps without memory of its own.
+const MAX_METHOD: usize = 15;
 
 /// What the access log says of a request. Nothing here is a secret.
 #[derive(Debug)]
@@ -135,6 +137,10 @@ impl FinishedRequest {
                 text.truncate(text.floor_char_boundary(most));
                 text.shrink_to(most);
             }
+        }
+        if let Some(start) = self.method.as_str().get(..MAX_METHOD).filter(|start| *start != self.method.as_str()) {
+            // The start of a token is a token.
+            self.method = Method::from_bytes(start.as_bytes()).unwrap_or(Method::GET);
         }
         if let Some(user) = &mut self.user
             && user.len() > MAX_NAME
@@ -252,6 +258,7 @@ mod tests {
         let mut request = FinishedRequest {
             path_and_agent: format!("{long}docker/29.1").into(),
             path_len: long.len(),
+            method: Method::from_bytes(&[b'X'; 20_000]).unwrap(),
             namespace: Some(long.clone()),
             user: Some(long.as_str().into()),
             cause: Some(long),
@@ -259,6 +266,7 @@ mod tests {
         };
         request.shorten();
         assert_eq!((request.path().len(), request.user_agent()), (MAX_PATH, Some("docker/29.1")));
+        assert_eq!(request.method.as_str(), "X".repeat(MAX_METHOD));
         assert!(request.memory() < 3000, "{}", request.memory());
         let before = request.path_and_agent.as_ptr();
         request.shorten();

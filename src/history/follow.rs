@@ -57,6 +57,11 @@ impl Followers {
         Follower { receiver, _counted: Counted(self.count.clone()) }
     }
 
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Tells all followers of a request.
     pub(super) fn tell(&self, request: &Arc<FinishedRequest>) {
         // The channel would take a lock.

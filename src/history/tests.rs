@@ -233,6 +233,13 @@ fn without_followers_nothing_waits_for_one() {
     let request = Arc::new(FinishedRequest::of_test(1, Instant::now()));
     history.0.followers.tell(&request);
     assert_eq!(Arc::strong_count(&request), 1);
+    assert_eq!(history.0.followers.count(), 0);
+    let follower = history.follow();
+    assert_eq!(history.0.followers.count(), 1);
+    history.0.followers.tell(&request);
+    assert_eq!(Arc::strong_count(&request), 2, "it waits for the follower");
+    drop(follower);
+    assert_eq!(history.0.followers.count(), 0);
 }
 
 #[test]

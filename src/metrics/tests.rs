@@ -67,6 +67,22 @@ fn described(metrics: &Metrics) -> BTreeSet<String> {
 }
 
 #[test]
+fn what_failed_last_is_told_until_it_is_read() {
+    let metrics = Metrics::new().unwrap();
+    for (what, ok, failed) in [
+        ("tls", true, &[][..]),
+        ("tls", false, &["tls"]),
+        ("token", false, &["tls", "token"]),
+        ("tls", true, &["token"]),
+        ("config", false, &["config", "token"]),
+        ("config", true, &[]),
+    ] {
+        metrics.reload(what, ok);
+        assert_eq!(metrics.failed_reloads(), failed, "{what} {ok}");
+    }
+}
+
+#[test]
 fn the_document_has_every_metric_with_its_labels() {
     let document = include_str!("../../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("- `forebay_"));
     let document: BTreeSet<String> = document

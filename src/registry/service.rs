@@ -41,6 +41,8 @@ use crate::{
 /// The upstreams and how requests find them; replaced as one on reload.
 pub(crate) struct Table {
     pub routes: Routes<Upstream>,
+    /// An upstream authorizes each client.
+    pub has_private: bool,
     /// The hosts that a listener on a loopback address answers to.
     pub hosts: AllowedHosts,
     /// Present when an upstream takes pushes.
@@ -171,6 +173,7 @@ impl Service {
     async fn run(&self, exchange: &mut Exchange<'_>) -> Result<Response<Body>, Error> {
         self.check_head(exchange)?;
         if let Some(resource) = self.page_resource(exchange) {
+            exchange.record.is_of_client = false;
             return Box::pin(self.page(exchange, resource)).await;
         }
         let mut routed = self.route(exchange);
@@ -212,9 +215,12 @@ impl Service {
     /// Checks the host and the `Via` of a request.
     fn check_head(&self, exchange: &mut Exchange<'_>) -> Result<(), Error> {
         let head = exchange.head;
+        let table = self.table.load();
+        // A request that is not routed may name what such an upstream tells only to clients with a grant.
+        exchange.record.is_of_client = table.has_private;
         exchange.host = request_host(head.version, &head.uri, &head.headers).map_err(ErrorKind::InvalidHost)?;
         // Before any challenge, and before any response that tells which upstreams exist.
-        if exchange.connection.loopback && !self.table.load().hosts.allow(exchange.host) {
+        if exchange.connection.loopback && !table.hosts.allow(exchange.host) {
             return Err(ErrorKind::ForeignHost(exchange.host.unwrap_or_default().to_owned()).into());
         }
         Ok(self.instance.refuse_loop(&head.headers)?)
@@ -243,7 +249,6 @@ impl Service {
             Err(error) => {
                 let login = table.routes.login(exchange.target());
                 let login = login.filter(|upstream| upstream.uses_client_credentials());
-                exchange.record.is_of_client = login.is_some();
                 Routed::Nowhere(error, login.map(with_via))
             }
         };

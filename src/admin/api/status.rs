@@ -1,27 +1,29 @@
 //! `GET /api/v1/status`: is it healthy, and what needs a person?
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
 
-use super::upstreams::{self, State, time};
+use super::{
+    access::Sight,
+    upstreams::{self, State, time},
+};
 use crate::{
     admin::{Readiness, State as Ready},
     cache::{DiskStore, ObjectKind, storage::StoreStatus},
-    history::{History, Sums, Window},
-    metrics::Label as _,
+    history::{History, Sums, Unconfigured, Window},
+    metrics::{Label as _, Metrics},
     transport::ReloadableTls,
     upstream::Upstream,
 };
 
 /// A certificate that ends within this needs a person: it should have been renewed by then.
 const CERTIFICATE_NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// How many upstreams that are not configured are told: those that clients asked for most.
+const MAX_UNCONFIGURED: usize = 20;
 
 /// What the status is made of. A cheap handle.
 #[derive(Clone)]
@@ -30,57 +32,39 @@ pub(crate) struct StatusSources {
     pub readiness: Readiness,
     pub store: DiskStore,
     pub tls: Option<ReloadableTls>,
-    pub reload: LastReload,
+    pub metrics: Metrics,
     pub history: History,
-}
-
-/// Whether the last reload succeeded; the start counts as one. A cheap handle.
-#[derive(Clone, Debug)]
-pub(crate) struct LastReload(Arc<AtomicBool>);
-
-impl Default for LastReload {
-    fn default() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
-    }
-}
-
-impl LastReload {
-    pub(crate) fn note(&self, ok: bool) {
-        self.0.store(ok, Ordering::Relaxed);
-    }
-
-    fn succeeded(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// What may need a person.
 struct Findings<'a> {
     now: SystemTime,
-    is_reloaded: bool,
+    /// What was read again last and cannot be used.
+    failed_reloads: Vec<&'static str>,
     certificate_until: Option<SystemTime>,
     store: &'a StoreStatus,
-    upstreams: Vec<(Arc<str>, State)>,
+    upstreams: Vec<(Arc<str>, State, Option<SystemTime>)>,
 }
 
 impl StatusSources {
-    pub(super) fn document(&self, upstreams: &[Upstream]) -> Value {
+    pub(super) fn document(&self, upstreams: &[Upstream], sight: Sight) -> Value {
         let store = self.store.status();
         let expiry = self.tls.as_ref().and_then(ReloadableTls::expiry);
         let certificate_until = expiry.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)));
         let findings = Findings {
             now: SystemTime::now(),
-            is_reloaded: self.reload.succeeded(),
+            failed_reloads: self.metrics.failed_reloads(),
             certificate_until,
             store: &store,
-            upstreams: upstreams.iter().map(|one| (one.name().clone(), State::of(&one.health()))).collect(),
+            upstreams: upstreams.iter().map(state).collect(),
         };
+        let unconfigured = self.history.unconfigured(sight.of_clients);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "state": self.readiness.state().as_str(),
             "ready": self.readiness.state() == Ready::Ready,
             "started": time(self.started),
-            "config_reloaded": findings.is_reloaded,
+            "config_reloaded": !findings.failed_reloads.contains(&"config"),
             "certificate_until": certificate_until.map(time),
             "cache": cache(&store),
             "sums": {
@@ -89,9 +73,20 @@ impl StatusSources {
                 "since_start": sums(self.history.sums(Window::SinceStart)),
             },
             "upstreams": upstreams.iter().map(upstreams::entry).collect::<Vec<_>>(),
+            "unconfigured": unconfigured.iter().take(MAX_UNCONFIGURED).map(requested).collect::<Vec<_>>(),
             "attention": attention(&findings),
         })
     }
+}
+
+fn state(upstream: &Upstream) -> (Arc<str>, State, Option<SystemTime>) {
+    let health = upstreams::health(upstream);
+    (upstream.name().clone(), State::of(&health), health.down_since)
+}
+
+fn requested(unconfigured: &Unconfigured) -> Value {
+    let Unconfigured { name, requests, last, peer } = unconfigured;
+    json!({ "name": name, "requests": requests, "last_request": time(*last), "peer": &**peer })
 }
 
 fn cache(store: &StoreStatus) -> Value {
@@ -135,23 +130,47 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
             sentences.push(format!("the certificate expires on {}", time(until)));
         }
     }
-    for (name, state) in &findings.upstreams {
+    for (name, state, since) in &findings.upstreams {
         match state {
-            State::CredentialsRefused => {
-                sentences.push(format!("{name} refuses forebay's own credentials: what is cached is still served"));
+            State::CredentialsRefused => sentences.push(format!(
+                "{name} refuses forebay's own credentials: what is cached is still served; `forebay upstream test {name}` \
+                 tells when new ones are good"
+            )),
+            State::Down => {
+                let since = since.map(|at| format!(" since {}", time(at))).unwrap_or_default();
+                sentences.push(format!(
+                    "{name} answered no request{since}: what is cached is still served; `forebay upstream test {name}` asks \
+                     it now"
+                ));
             }
-            State::Down => sentences.push(format!("{name} does not answer: what is cached is still served")),
             State::Ok | State::Unknown => {}
         }
     }
-    if !findings.is_reloaded {
-        sentences.push("the last reload of the configuration failed: the one before it is in effect".to_owned());
-    }
-    // At the limit forebay evicts; below it, other files take the room, and soon nothing more is cached.
-    if findings.store.free_bytes.is_some_and(|free| free < findings.store.min_free) {
-        sentences.push("the file system of the cache has less free than cache.min_free".to_owned());
-    }
+    sentences.extend(findings.failed_reloads.iter().map(|what| {
+        match *what {
+            "config" => {
+                "the last reload of the configuration failed, and the one before it is in effect: `forebay config \
+                     check` tells why"
+                    .to_owned()
+            }
+            file => format!(
+                "the changed file of {file} cannot be used, and the one before it is in effect: the log tells why"
+            ),
+        }
+    }));
+    sentences.extend(about_disk(findings.store));
     sentences
+}
+
+fn about_disk(store: &StoreStatus) -> Option<String> {
+    let Some(free) = store.free_bytes else {
+        return Some("the file system of the cache does not answer: the log tells why".to_owned());
+    };
+    // Just below the limit forebay makes room as it writes; far below it, other files take the room, and soon nothing more
+    // is cached.
+    (free < store.min_free / 2).then(|| {
+        "the file system of the cache has less free than half of cache.min_free: other files take the room".to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -171,21 +190,23 @@ mod tests {
             is_scanned: true,
             oldest_use: None,
         };
-        let full = StoreStatus { free_bytes: Some(9), ..good.clone() };
+        let (low, full) = [5, 4].map(|free| StoreStatus { free_bytes: Some(free), ..good.clone() }).into();
         let unknown = StoreStatus { free_bytes: None, ..good.clone() };
-        let findings = |is_reloaded, certificate_until, store, states: &[State]| {
-            let upstreams = states.iter().map(|state| ("quay.io".into(), *state)).collect();
-            attention(&Findings { now, is_reloaded, certificate_until, store, upstreams })
+        let findings = |failed: &[&'static str], certificate_until, store, states: &[State]| {
+            let upstreams = states.iter().map(|state| ("quay.io".into(), *state, Some(now))).collect();
+            attention(&Findings { now, failed_reloads: failed.to_vec(), certificate_until, store, upstreams })
         };
-        assert_eq!(findings(true, Some(now + 15 * day), &good, &[State::Ok, State::Unknown]), [""; 0]);
-        assert_eq!(findings(true, None, &unknown, &[]), [""; 0]);
+        assert_eq!(findings(&[], Some(now + 15 * day), &good, &[State::Ok, State::Unknown]), [""; 0]);
+        assert_eq!(findings(&[], None, &low, &[]), [""; 0]);
         for (found, expected) in [
-            (findings(true, Some(now - day), &good, &[]), "the certificate has expired on 2027-01-14"),
-            (findings(true, Some(now + 13 * day), &good, &[]), "the certificate expires on 2027-01-28"),
-            (findings(true, None, &good, &[State::Down]), "quay.io does not answer"),
-            (findings(true, None, &good, &[State::CredentialsRefused]), "quay.io refuses forebay's own credentials"),
-            (findings(false, None, &good, &[]), "the last reload of the configuration failed"),
-            (findings(true, None, &full, &[]), "the file system of the cache has less free than cache.min_free"),
+            (findings(&[], Some(now - day), &good, &[]), "the certificate has expired on 2027-01-14"),
+            (findings(&[], Some(now + 13 * day), &good, &[]), "the certificate expires on 2027-01-28"),
+            (findings(&[], None, &good, &[State::Down]), "quay.io answered no request since 2027-01-15T08:00:00Z"),
+            (findings(&[], None, &good, &[State::CredentialsRefused]), "quay.io refuses forebay's own credentials"),
+            (findings(&["config"], None, &good, &[]), "the last reload of the configuration failed"),
+            (findings(&["tls"], None, &good, &[]), "the changed file of tls cannot be used"),
+            (findings(&[], None, &full, &[]), "the file system of the cache has less free than half of cache.min_free"),
+            (findings(&[], None, &unknown, &[]), "the file system of the cache does not answer"),
         ] {
             assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
         }

@@ -45,9 +45,16 @@ pub(super) fn document(upstreams: &[Upstream]) -> Value {
     json!({ "upstreams": upstreams.iter().map(entry).collect::<Vec<_>>() })
 }
 
+/// What is known of an upstream. Credentials that forebay does not use any more are not judged: health outlives a reload.
+pub(super) fn health(upstream: &Upstream) -> Health {
+    let health = upstream.health();
+    let uses_own = upstream.has_credentials() && !upstream.uses_client_credentials();
+    Health { credentials_ok: health.credentials_ok.filter(|_| uses_own), ..health }
+}
+
 /// What is told of one upstream. An address or a user name is not part of it.
 pub(super) fn entry(upstream: &Upstream) -> Value {
-    of(upstream.name(), (upstream.uses_client_credentials(), upstream.has_credentials()), &upstream.health())
+    of(upstream.name(), (upstream.uses_client_credentials(), upstream.has_credentials()), &health(upstream))
 }
 
 fn of(name: &str, (by_client, has_credentials): (bool, bool), health: &Health) -> Value {

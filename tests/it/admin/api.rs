@@ -33,6 +33,9 @@ async fn without_a_token_this_machine_reads_and_no_page_of_others() {
         ("127.0.0.1:5001", "Sec-Fetch-Site: same-origin\r\n", 200),
         // A token that none asked for changes nothing.
         ("localhost", "Authorization: Bearer 0123456789abcdef\r\n", 200),
+        // A proxy of this machine has clients elsewhere.
+        ("localhost", "X-Forwarded-For: 192.0.2.1\r\n", 403),
+        ("localhost", "Via: 1.1 proxy\r\n", 403),
         ("localhost", "Origin: http://evil.example\r\n", 403),
         ("localhost", "Origin: null\r\n", 403),
         ("localhost", "Sec-Fetch-Site: cross-site\r\n", 403),
@@ -61,6 +64,9 @@ async fn with_a_token_only_its_owner_is_answered() {
         ("localhost", "Authorization: Bearer 0123456789abcdef\r\n".to_owned(), 401),
         ("localhost", "Authorization: Basic MDEyOjM0NQ==\r\n".to_owned(), 401),
         ("localhost", format!("Authorization: Bearer {TOKEN}\r\n"), 200),
+        ("localhost", format!("Authorization: Bearer {TOKEN}\r\nX-Forwarded-For: 192.0.2.1\r\n"), 200),
+        ("forebay.example", format!("Authorization: Bearer {TOKEN}\r\n"), 200),
+        ("forebay.example", "Authorization: Bearer 0123456789abcdef\r\n".to_owned(), 421),
         ("localhost", format!("Authorization: Bearer {TOKEN}\r\nOrigin: http://evil.example\r\n"), 403),
     ] {
         let answer = get(&mirror, "upstreams", host, &lines).await;
@@ -71,6 +77,33 @@ async fn with_a_token_only_its_owner_is_answered() {
     // What is no API needs none.
     let health = wire::send(mirror.app().admin_addr(), "GET /readyz HTTP/1.0\r\n\r\n").await;
     assert_eq!(health.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_token_counts_and_a_reload_takes_it_away() {
+    const NEW: &str = "fedcba9876543210fedcba9876543210";
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let file = mirror.cache_dir().with_file_name("admin.token");
+    std::fs::write(&file, TOKEN).unwrap();
+    mirror.restart_with(|config| config.admin.token_file = Some(file.clone())).await;
+    let status = async |token: &str| {
+        get(&mirror, "status", "localhost", &format!("Authorization: Bearer {token}\r\n")).await.status
+    };
+    assert_eq!((status(TOKEN).await, status(NEW).await), (200, 401));
+    std::fs::write(&file, NEW).unwrap();
+    until("the new token is right", async || status(NEW).await == 200).await;
+    assert_eq!(status(TOKEN).await, 401);
+    let mut config = mirror.config().clone();
+    config.admin.token_file = None;
+    mirror.app().reload(config).unwrap();
+    // As without a token from the start: this machine reads, and changes nothing.
+    assert_eq!(get(&mirror, "status", "localhost", "").await.status, 200);
+    let change = format!(
+        "POST /api/v1/upstreams/fake.example/test HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Authorization: Bearer {NEW}\r\n\r\n"
+    );
+    assert_eq!(wire::send(mirror.app().admin_addr(), &change).await.status, 403);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,7 +166,8 @@ async fn an_upstream_that_fails_is_told_until_it_is_back() {
     let down = document(&mirror, "status").await;
     assert_eq!(down["upstreams"][0]["state"], "down");
     assert_eq!(down["upstreams"][0]["last_failure"]["cause"], "status");
-    assert_eq!(down["attention"][0], "fake.example does not answer: what is cached is still served");
+    let attention = down["attention"][0].as_str().unwrap();
+    assert!(attention.starts_with("fake.example answered no request since 20"), "{attention}");
     // A reload forgets nothing.
     mirror.app().reload(mirror.config().clone()).unwrap();
     assert_eq!(document(&mirror, "upstreams").await["upstreams"][0]["state"], "down");

@@ -103,6 +103,31 @@ async fn a_pull_is_one_entry_with_its_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_name_in_a_refused_request_is_not_shown() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    let mirror = Mirror::parse(&format!(
+        "[[upstream]]\nname = \"shared.example\"\nurls = [\"{0}\"]\ndefault = true\n\
+         [[upstream]]\nname = \"private.example\"\nurls = [\"{0}\"]\naccess = \"client\"\n",
+        registry.url()
+    ))
+    .start()
+    .await;
+    // A digest that is none, a host that is not allowed, and a circle.
+    let secret = "/v2/private.example/team/secret/manifests/";
+    assert_eq!(mirror.get(&format!("{secret}sha256:abc")).await.status, 400);
+    assert_eq!(mirror.get_with(&format!("{secret}1"), &[("host", "evil.example")]).await.status, 421);
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200);
+    let shown = entries(&mirror, "requests", 1).await;
+    assert_eq!(shown[0]["path"], "/v2/team/app/manifests/1");
+    let socket = mirror.config().admin.socket.clone().unwrap();
+    until("all requests are shown to the socket", async || {
+        super::control::ask(&socket, "GET", "/api/v1/requests").await.1.matches("\"path\"").count() == 3
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_socket_shows_requests_of_clients_with_grants() {
     let registry = FakeRegistry::start().await;
     let users = vec![("ann".to_owned(), "ann-pa55".to_owned())];
