@@ -1,5 +1,6 @@
 //! The documents say what is so: keys, defaults, examples, links, paths and flags.
 
+mod api;
 mod commands;
 
 use std::{
