@@ -266,6 +266,7 @@ impl App {
         self.service.table.store(Arc::new(table));
         self.upstream_context.rates.set(&config.upstreams);
         self.upstream_context.health.keep(&config.upstreams);
+        self.upstream_context.pauses.keep(&config.upstreams, &self.metrics);
         self.admin_token.set(token);
         self.service.client_rates.set(config.access.client_rate);
         self.trusted.set(config.server.trusted_networks.clone());

@@ -94,7 +94,7 @@ enum Command {
     Status(StatusArguments),
     /// Print the latest pulls and pushes through the running forebay, and what failed
     Log(LogArguments),
-    /// List and test the upstreams of the running forebay
+    /// List, test, pause and resume the upstreams of the running forebay
     Upstream {
         #[command(subcommand)]
         command: UpstreamCommand,

@@ -177,7 +177,10 @@ pub(crate) struct Told {
 impl Told {
     pub(crate) fn new(error: &Error, asked: Asked<'_>) -> Self {
         let mut told = Self::of(&error.kind, error.refusal().map(Arc::as_ref));
-        if let Some(cause) = error.failure_cause() {
+        if matches!(error.kind, ErrorKind::UpstreamPaused) {
+            let code = error.kind.code().as_str().to_owned();
+            told.errors = vec![(code, asked.message_of_pause(), asked.detail_of_pause())];
+        } else if let Some(cause) = error.failure_cause() {
             let own = error.to_string();
             for (_, message, detail) in &mut told.errors {
                 if *message == own {

@@ -97,6 +97,7 @@ impl Metrics {
         self.0.families.upstreams.digest_mismatches.with_label_values(&[upstream]);
         self.0.families.upstreams.received_bytes.with_label_values(&[upstream]);
         self.0.families.upstreams.circuits_open.with_label_values(&[upstream]);
+        self.0.families.upstreams.paused.with_label_values(&[upstream]);
         for result in Token::ALL {
             self.0.families.upstreams.tokens.with_label_values(&[upstream, result.as_str()]);
         }
@@ -173,6 +174,11 @@ impl Metrics {
 
     pub fn upstream_up(&self, upstream: &str, up: bool) {
         self.0.families.upstreams.up.with_label_values(&[upstream]).set(i64::from(up));
+    }
+
+    /// An operator has paused or resumed an upstream.
+    pub fn upstream_paused(&self, upstream: &str, paused: bool) {
+        self.0.families.upstreams.paused.with_label_values(&[upstream]).set(i64::from(paused));
     }
 
     /// A host of an upstream is only probed, until the result is dropped.

@@ -14,6 +14,7 @@ mod parameters;
 mod requests;
 mod response;
 mod status;
+mod upstream_pause;
 mod upstream_test;
 mod upstreams;
 
@@ -86,6 +87,8 @@ enum Resource<'a> {
     DiskUsage,
     /// By the name of the upstream.
     UpstreamTest(Cow<'a, str>),
+    UpstreamPause(Cow<'a, str>),
+    UpstreamResume(Cow<'a, str>),
 }
 
 /// What a request does to a resource.
@@ -96,8 +99,8 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str =
-    "config, du, events, images, images/{name}, pulls, requests, status, upstreams and upstreams/{name}/test";
+const RESOURCES: &str = "config, du, events, images, images/{name}, pulls, requests, status, upstreams and \
+    upstreams/{name}/test|pause|resume";
 
 impl<'a> Action<'a> {
     /// What the request is for.
@@ -111,10 +114,15 @@ impl<'a> Action<'a> {
             ["images"] => (Resource::Images, Need::Read),
             ["images", ..] => (Resource::Image(path.strip_prefix("images/").unwrap_or_default()), Need::Read),
             ["du"] => (Resource::DiskUsage, Need::Read),
-            ["upstreams", name, "test"] => {
+            ["upstreams", name, verb @ ("test" | "pause" | "resume")] => {
                 let name = percent_decode_str(name).decode_utf8();
                 let name = name.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the name is no UTF-8"))?;
-                (Resource::UpstreamTest(name), Need::Change)
+                let resource = match verb {
+                    "pause" => Resource::UpstreamPause(name),
+                    "resume" => Resource::UpstreamResume(name),
+                    _ => Resource::UpstreamTest(name),
+                };
+                (resource, Need::Change)
             }
             ["requests"] => (Resource::Requests, Need::Read),
             ["pulls"] => (Resource::Pulls, Need::Read),
@@ -162,6 +170,8 @@ impl Api {
             Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams, sight))),
             Resource::Upstreams => no_parameters().map(|()| json(&upstreams::document(&upstreams))),
             Resource::UpstreamTest(name) => no_parameters().and_then(|()| tests.run(&upstreams, &name)),
+            Resource::UpstreamPause(name) => no_parameters().and_then(|()| upstream_pause::pause(&upstreams, &name)),
+            Resource::UpstreamResume(name) => no_parameters().and_then(|()| upstream_pause::resume(&upstreams, &name)),
             Resource::Requests => requests::requests(history.clone(), of_history()?).await,
             Resource::Pulls => requests::pulls(history.clone(), of_history()?).await,
             Resource::Events => {
@@ -210,6 +220,9 @@ mod tests {
         let test = "/api/v1/upstreams/harbor%2Elan:8443/test";
         assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443".into()), Need::Change)));
         assert_eq!(of(Method::GET, test), Err(ApiError::method("POST")));
+        let (pause, resume) = ("/api/v1/upstreams/quay.io/pause", "/api/v1/upstreams/quay.io/resume");
+        assert_eq!(of(Method::POST, pause), Ok((Resource::UpstreamPause("quay.io".into()), Need::Change)));
+        assert_eq!(of(Method::POST, resume), Ok((Resource::UpstreamResume("quay.io".into()), Need::Change)));
         for path in ["/api/v1/", "/api/v1", "/metrics", "/api/v1/config/", "/api/v1//config", "/api/v2/config"] {
             assert_eq!(of(Method::GET, path).unwrap_err().status, StatusCode::NOT_FOUND, "{path}");
         }

@@ -17,7 +17,9 @@ use crate::{
     setup::Offer,
     state_dir::{self, StateDirectory},
     transport::ReloadableTls,
-    upstream::{self, Context, FailureCause, HealthTable, RateTable, ReadBudget, TokenResult, Upstream, proxy},
+    upstream::{
+        self, Context, FailureCause, HealthTable, PauseTable, RateTable, ReadBudget, TokenResult, Upstream, proxy,
+    },
 };
 
 /// What of a configuration can be used.
@@ -72,6 +74,7 @@ pub(super) fn upstream_context(metrics: Metrics, pseudonym: &str) -> Context {
         rates: RateTable::default(),
         health: HealthTable::default(),
         content: ByteCounter::default(),
+        pauses: PauseTable::default(),
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) fn upstreams(upstreams: &Value, now: SystemTime) -> Columns {
         let word = |key: &str| upstream[key].as_str().unwrap_or_default();
         let state = match word("state") {
             // Capitals, for eyes that run over it.
-            bad @ ("down" | "credentials_refused") => bad.to_uppercase().replace('_', " "),
+            bad @ ("down" | "credentials_refused" | "paused") => bad.to_uppercase().replace('_', " "),
             state => state.to_owned(),
         };
         let millis = |key: &str| upstream["latency"][key].as_f64().map(text::seconds).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! `forebay upstream …`: how the upstreams are, and whether they answer now.
+//! `forebay upstream …`: how the upstreams are, whether they answer now, and whether they get requests.
 
 use std::{path::Path, time::SystemTime};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -20,16 +20,57 @@ pub(super) enum UpstreamCommand {
         #[command(flatten)]
         running: RunningArguments,
     },
+    /// Send an upstream no requests, and serve what is cached, until it is resumed or forebay restarts
+    Pause(OneUpstream),
+    /// End a pause
+    Resume(OneUpstream),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneUpstream {
+    /// The upstream
+    #[arg(value_name = "NAME")]
+    name: String,
+    #[command(flatten)]
+    running: RunningArguments,
 }
 
 impl UpstreamCommand {
     /// # Errors
-    /// No forebay answers, or an upstream does not.
+    /// No forebay answers, it has no such upstream, or an upstream does not answer.
     pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
         match self {
             Self::Ls(running) => ls(running, control),
             Self::Test { names, running } => test(names, running, control),
+            Self::Pause(upstream) => upstream.set("pause", control),
+            Self::Resume(upstream) => upstream.set("resume", control),
         }
+    }
+}
+
+impl OneUpstream {
+    fn set(&self, verb: &str, control: Option<&Path>) -> Result<(), Failure> {
+        let mut printed = Ok(());
+        control::post(&self.running.places(control)?, &path_of(&self.name, verb), |event| {
+            let line = if self.running.json { event.data.to_string() } else { state_line(&event.data) };
+            if printed.is_ok() {
+                printed = print(&format!("{line}\n"));
+            }
+        })?;
+        printed
+    }
+}
+
+fn path_of(upstream: &str, verb: &str) -> String {
+    format!("/api/v1/upstreams/{}/{verb}", utf8_percent_encode(upstream, NON_ALPHANUMERIC))
+}
+
+/// Whether an upstream is paused, for a person.
+fn state_line(result: &Value) -> String {
+    let name = result["upstream"].as_str().unwrap_or_default();
+    match result["paused_since"].as_str() {
+        Some(since) => format!("{name}: paused since {since}; what is cached is served"),
+        None => format!("{name}: not paused"),
     }
 }
 
@@ -46,8 +87,7 @@ fn test(names: &[String], running: &RunningArguments, control: Option<&Path>) ->
     let names = if names.is_empty() { all_names(&control::get(&places, "/api/v1/upstreams")?) } else { names.to_vec() };
     let (mut failed, mut printed) = (0, Ok(()));
     for name in &names {
-        let path = format!("/api/v1/upstreams/{}/test", utf8_percent_encode(name, NON_ALPHANUMERIC));
-        control::post(&places, &path, |event| {
+        control::post(&places, &path_of(name, "test"), |event| {
             failed += usize::from(event.data["result"] == "failed");
             let line = if running.json { event.data.to_string() } else { line(&event.data) };
             if printed.is_ok() {

@@ -116,6 +116,8 @@ pub(crate) enum ErrorKind {
     /// The log has the host.
     #[error("the upstream has failed in a row and gets no requests just now")]
     UpstreamResting(Arc<upstream::OpenCircuit>),
+    #[error("an operator of this mirror has paused the upstream")]
+    UpstreamPaused,
     #[error("the upstream does not answer in time")]
     UpstreamTimeout,
     #[error("the upstream's content does not match its digest")]
@@ -165,9 +167,12 @@ impl ErrorKind {
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::UpstreamResting(_) | Self::WaitCycle | Self::Draining | Self::Overloaded(_) | Self::Exhausted => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::UpstreamResting(_)
+            | Self::UpstreamPaused
+            | Self::WaitCycle
+            | Self::Draining
+            | Self::Overloaded(_)
+            | Self::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -206,6 +211,7 @@ impl ErrorKind {
             | Self::UpstreamUnavailable { .. }
             | Self::RegistryElsewhere
             | Self::UpstreamResting(_)
+            | Self::UpstreamPaused
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop
@@ -262,6 +268,7 @@ impl ErrorKind {
             | Self::ManifestTooLarge
             | Self::ListTooLarge
             | Self::RegistryElsewhere
+            | Self::UpstreamPaused
             | Self::UpstreamTimeout
             | Self::DigestMismatch
             | Self::Loop => HeaderMap::new(),
@@ -289,6 +296,7 @@ impl ErrorKind {
             upstream::ErrorKind::TooManyRequests => Self::TooManyRequests { retry_after: error.retry_after },
             upstream::ErrorKind::Timeout => Self::UpstreamTimeout,
             upstream::ErrorKind::Exhausted => Self::Exhausted,
+            upstream::ErrorKind::Paused => Self::UpstreamPaused,
             upstream::ErrorKind::TooLarge if operation == Operation::Manifest => Self::ManifestTooLarge,
             upstream::ErrorKind::TooLarge => Self::ListTooLarge,
             upstream::ErrorKind::Loop => Self::Loop,
@@ -391,6 +399,7 @@ mod tests {
             (ErrorKind::Draining, 503, "UNAVAILABLE"),
             (ErrorKind::Overloaded(Refused::Full), 503, "UNAVAILABLE"),
             (ErrorKind::Exhausted, 503, "UNAVAILABLE"),
+            (ErrorKind::UpstreamPaused, 503, "UNAVAILABLE"),
         ] {
             assert_eq!((error.status().as_u16(), error.code().as_str()), (status, code), "{error:?}");
             assert!(!error.to_string().is_empty());

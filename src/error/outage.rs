@@ -1,5 +1,5 @@
 //! What a client is told of an outage (pure): the upstream as configured, the cause in one word, whether something stale
-//! is cached, and the id of the request.
+//! is cached, and the id of the request. A pause by an operator is told in the same way, and has no cause.
 //!
 //! What must hold: no address, URL, user name, path or text of a certificate: those are in the log, under the same id.
 //! The message is one sentence that a person can act on; clients that show bodies at all show it.
@@ -71,6 +71,7 @@ impl ErrorKind {
             | Self::TooManyRanges
             | Self::ManifestTooLarge
             | Self::ListTooLarge
+            | Self::UpstreamPaused
             | Self::Busy
             | Self::TooManyTries { .. }
             | Self::Overloaded(_)
@@ -89,13 +90,24 @@ impl ErrorKind {
 
 impl Asked<'_> {
     pub(super) fn message(&self, error: &ErrorKind, cause: FailureCause) -> String {
-        let upstream = self.upstream.unwrap_or("the upstream");
+        self.sentence(&what_happened(self.upstream_name(), error, cause))
+    }
+
+    /// An operator has paused the upstream.
+    pub(super) fn message_of_pause(&self) -> String {
+        self.sentence(&format!("an operator of this mirror has paused {}", self.upstream_name()))
+    }
+
+    fn upstream_name(&self) -> &str {
+        self.upstream.unwrap_or("the upstream")
+    }
+
+    fn sentence(&self, what: &str) -> String {
         let cached = match self.cached {
             Cached::Nothing => ", and nothing is cached that may be served instead",
             Cached::TooOld => ", and what is cached is older than stale_if_error allows",
             Cached::NoMatter => "",
         };
-        let what = what_happened(upstream, error, cause);
         format!("{what}{cached}: try again later, or tell the operator of this mirror the request id {}", self.id)
     }
 
@@ -103,6 +115,15 @@ impl Asked<'_> {
         json!({
             "upstream": self.upstream,
             "cause": cause.as_str(),
+            "stale": self.cached == Cached::TooOld,
+            "request_id": self.id,
+        })
+    }
+
+    pub(super) fn detail_of_pause(&self) -> Value {
+        json!({
+            "upstream": self.upstream,
+            "paused": true,
             "stale": self.cached == Cached::TooOld,
             "request_id": self.id,
         })
@@ -196,6 +217,17 @@ mod tests {
                         mirror the request id 58fd6720-4";
             assert_eq!(asked.message(error, cause), format!("{what}{rest}"));
         }
+    }
+
+    #[test]
+    fn a_pause_is_told_without_a_cause() {
+        let asked = Asked { upstream: Some("a.example"), id: "1-2", cached: Cached::TooOld };
+        let expected = "an operator of this mirror has paused a.example, and what is cached is older than stale_if_error \
+                        allows: try again later, or tell the operator of this mirror the request id 1-2";
+        assert_eq!(asked.message_of_pause(), expected);
+        let detail = json!({ "upstream": "a.example", "paused": true, "stale": true, "request_id": "1-2" });
+        assert_eq!(asked.detail_of_pause(), detail);
+        assert_eq!(ErrorKind::UpstreamPaused.failure_cause(), None);
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl ErrorKind {
             Self::UpstreamUnavailable { .. } => "upstream_unavailable",
             Self::RegistryElsewhere { .. } => "registry_elsewhere",
             Self::UpstreamResting(_) => "upstream_resting",
+            Self::UpstreamPaused => "upstream_paused",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::DigestMismatch => "digest_mismatch",
             Self::Loop => "loop",

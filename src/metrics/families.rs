@@ -106,6 +106,7 @@ pub(super) struct UpstreamFamilies {
     /// Absent until it is known.
     pub credentials_ok: IntGaugeVec,
     pub circuits_open: IntGaugeVec,
+    pub paused: IntGaugeVec,
     pub ratelimit_limit: GaugeVec,
     pub ratelimit_remaining: GaugeVec,
     pub tokens: IntCounterVec,
@@ -151,6 +152,12 @@ impl UpstreamFamilies {
                 r,
                 "forebay_upstream_credentials_ok",
                 "Whether the upstream took forebay's own credentials when they were last shown.",
+                UPSTREAM,
+            )?,
+            paused: gauges(
+                r,
+                "forebay_upstream_paused",
+                "Whether an operator has paused the upstream, which gets no requests then.",
                 UPSTREAM,
             )?,
             circuits_open: gauges(

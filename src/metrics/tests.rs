@@ -29,6 +29,7 @@ fn everything() -> Metrics {
     metrics.upstream_received("docker.io", 7);
     metrics.rate_limited("docker.io", RateKey::MaxRateOut, second);
     metrics.upstream_up("docker.io", true);
+    metrics.upstream_paused("docker.io", false);
     metrics.upstream_credentials("docker.io", true);
     metrics.upstream_ratelimit("docker.io", Some(100), Some(99));
     metrics.token("docker.io", TokenResult::Fetched);
@@ -113,6 +114,7 @@ fn the_names_of_the_contract_are_there() {
         ("forebay_upstream_received_bytes_total", "counter"),
         ("forebay_rate_limited_seconds_total", "counter"),
         ("forebay_upstream_up", "gauge"),
+        ("forebay_upstream_paused", "gauge"),
         ("forebay_upstream_credentials_ok", "gauge"),
         ("forebay_upstream_ratelimit_limit", "gauge"),
         ("forebay_upstream_ratelimit_remaining", "gauge"),

@@ -51,6 +51,7 @@ use super::{
     error::{Error, ErrorKind},
     head,
     health::HealthLog,
+    pause::Pause,
     rates::UpstreamRates,
     redacted_url::RedactedUrl,
     setup_error::SetupError,
@@ -75,6 +76,7 @@ pub(super) struct Sender {
     pub(super) timeouts: UpstreamTimeouts,
     rates: Arc<UpstreamRates>,
     health: Arc<HealthLog>,
+    pause: Pause,
     metrics: Metrics,
 }
 
@@ -106,7 +108,21 @@ impl Sender {
             Access::Client { ttl, .. } => Some(ttl),
         });
         let (rates, health) = (context.rates.of(&config.name), context.health.of(&config.name));
-        Ok(Self { upstream, clients, breakers, throttle, late, ca_flaws, filter, timeouts, rates, health, metrics })
+        let pause = context.pauses.of(&config.name);
+        Ok(Self {
+            upstream,
+            clients,
+            breakers,
+            throttle,
+            late,
+            ca_flaws,
+            filter,
+            timeouts,
+            rates,
+            health,
+            pause,
+            metrics,
+        })
     }
 
     /// What is wrong with the certificates of `ca`.
@@ -116,6 +132,7 @@ impl Sender {
 
     /// Sends a request that changes nothing, and waits for the head of the response.
     pub(super) async fn send(&self, request: OutboundRequest<'_>) -> Result<Response, Error> {
+        self.pause.admit(&self.upstream)?;
         let begun = Instant::now();
         let late_request = self.late.identify(&request);
         self.check_address(&request.url).await?;
@@ -268,6 +285,7 @@ impl Sender {
         headers: HeaderMap,
         content: Option<UploadBody>,
     ) -> Result<Response, Error> {
+        self.pause.admit(&self.upstream)?;
         let begun = Instant::now();
         self.check_address(url).await?;
         let _change = (!method.is_safe()).then(|| self.late.change());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{health::HealthTable, rates::RateTable, response::document_budget::ReadBudget};
+use super::{health::HealthTable, pause::PauseTable, rates::RateTable, response::document_budget::ReadBudget};
 use crate::{byte_counter::ByteCounter, metrics::Metrics};
 
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct Context {
     pub health: HealthTable,
     /// Counts the bytes of manifests and blobs of all upstreams.
     pub content: ByteCounter,
+    /// Which upstreams are paused.
+    pub pauses: PauseTable,
 }
 
 #[cfg(test)]
@@ -30,6 +32,7 @@ impl Context {
             rates: RateTable::default(),
             health: HealthTable::default(),
             content: ByteCounter::default(),
+            pauses: PauseTable::default(),
         }
     }
 }

@@ -49,6 +49,8 @@ pub enum ErrorKind {
     Timeout,
     /// forebay itself has no memory or no descriptor left for the request: the upstream may be well.
     Exhausted,
+    /// An operator has paused the upstream, which gets no request: what is cached may be served.
+    Paused,
     /// The response is larger than forebay holds in memory.
     TooLarge,
     /// The response makes no sense, such as an HTML page with status 200.
@@ -72,6 +74,7 @@ impl ErrorKind {
             Self::Unavailable
             | Self::Timeout
             | Self::Exhausted
+            | Self::Paused
             | Self::OurCredentials
             | Self::TooManyRequests
             | Self::Protocol
@@ -94,8 +97,9 @@ impl ErrorKind {
             Self::TooManyRequests | Self::Unavailable => Some(FailureCause::Status),
             Self::Timeout => Some(FailureCause::Timeout),
             Self::Protocol | Self::Foreign { .. } => Some(FailureCause::NotARegistry),
-            // forebay's own lack is no failure of the upstream.
+            // forebay's own lack is no failure of the upstream, and neither is a pause.
             Self::Exhausted
+            | Self::Paused
             | Self::NotFound
             | Self::RangeNotSatisfiable { .. }
             | Self::Unauthorized
@@ -190,14 +194,20 @@ impl Error {
             | ErrorKind::Foreign { .. }
             | ErrorKind::Unsupported
             | ErrorKind::Rejected { .. } => !self.unreached,
-            ErrorKind::Exhausted | ErrorKind::OurCredentials | ErrorKind::TooLarge | ErrorKind::Loop => false,
+            ErrorKind::Exhausted
+            | ErrorKind::Paused
+            | ErrorKind::OurCredentials
+            | ErrorKind::TooLarge
+            | ErrorKind::Loop => false,
         }
     }
 
     /// Whether the upstream cannot have acted on the request.
     pub fn is_before_sending(&self) -> bool {
-        let is_refused_here =
-            matches!(self.kind, ErrorKind::Exhausted | ErrorKind::OurCredentials | ErrorKind::TooManyRequests);
+        let is_refused_here = matches!(
+            self.kind,
+            ErrorKind::Exhausted | ErrorKind::Paused | ErrorKind::OurCredentials | ErrorKind::TooManyRequests
+        );
         self.unreached || self.open_circuit.is_some() || is_refused_here
     }
 
@@ -205,7 +215,7 @@ impl Error {
     pub fn is_answer(&self) -> bool {
         self.source.is_none()
             && self.open_circuit.is_none()
-            && !matches!(self.kind, ErrorKind::Timeout | ErrorKind::Exhausted)
+            && !matches!(self.kind, ErrorKind::Timeout | ErrorKind::Exhausted | ErrorKind::Paused)
     }
 
     pub(super) fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -319,6 +329,7 @@ mod tests {
             (ErrorKind::Unsupported, None),
             (ErrorKind::Rejected { status: 400 }, None),
             (ErrorKind::Exhausted, None),
+            (ErrorKind::Paused, None),
             (ErrorKind::OurCredentials, Some(FailureCause::Credentials)),
             (ErrorKind::TooManyRequests, Some(FailureCause::Status)),
             (ErrorKind::Unavailable, Some(FailureCause::Status)),
@@ -328,7 +339,8 @@ mod tests {
         ] {
             let error = Error::new(kind, "no");
             assert_eq!(error.failure_cause(), cause, "{kind:?}");
-            assert_eq!(cause.is_some(), kind.is_outage() && kind != ErrorKind::Exhausted, "{kind:?}");
+            let is_own = matches!(kind, ErrorKind::Exhausted | ErrorKind::Paused);
+            assert_eq!(cause.is_some(), kind.is_outage() && !is_own, "{kind:?}");
         }
     }
 

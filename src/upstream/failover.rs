@@ -53,8 +53,8 @@ impl<'a> Attempts<'a> {
     /// Notes the result of `endpoint`. `None`: it could not answer, try the next.
     pub(super) fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Error>) -> Option<Result<T, Error>> {
         match result {
-            // forebay's own lack of memory or descriptors is the same for every endpoint.
-            Err(error) if error.kind == ErrorKind::Exhausted => Some(Err(error)),
+            // forebay's own lack of memory or descriptors, and a pause, are the same for every endpoint.
+            Err(error) if is_without_request(&error) => Some(Err(error)),
             // All URLs are one registry with the same accounts.
             Err(error) if error.kind == ErrorKind::OurCredentials => {
                 endpoint.answered();
@@ -98,6 +98,7 @@ impl UpstreamState {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        self.pause.admit(self.name())?;
         let mut attempts = Attempts::new(&self.endpoints, best_effort);
         let result = loop {
             let endpoint = match attempts.next() {
@@ -117,7 +118,7 @@ impl UpstreamState {
             }
         };
         // The upstream got no request.
-        if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Exhausted) {
+        if result.as_ref().is_err_and(is_without_request) {
             return result;
         }
         let is_down = result.as_ref().is_err_and(is_down);
@@ -132,6 +133,11 @@ impl UpstreamState {
         self.endpoints.iter().any(|endpoint| endpoint.low_quota.is_low(principal))
             && Attempts::first(&self.endpoints).is_some_and(|endpoint| endpoint.low_quota.is_low(principal))
     }
+}
+
+/// Whether the upstream got no request, so that nothing is known of it.
+fn is_without_request(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Exhausted | ErrorKind::Paused)
 }
 
 /// An upstream that answers 429, or refuses forebay's credentials, is up.

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 
 use http::{HeaderValue, header};
@@ -201,6 +202,31 @@ impl Upstream {
     /// How it is, as far as requests have shown.
     pub(crate) fn health(&self) -> Health {
         self.state.health.health()
+    }
+
+    /// Since when an operator has paused it.
+    pub(crate) fn paused_since(&self) -> Option<SystemTime> {
+        self.state.pause.since()
+    }
+
+    /// Sends it no more requests, of whatever kind, until [`Upstream::resume`]. Transfers that run go on.
+    pub(crate) fn pause(&self) {
+        if self.state.pause.begin(SystemTime::now()) {
+            self.state.metrics().upstream_paused(self.name(), true);
+            tracing::info!(
+                upstream = %self.name(),
+                "an operator has paused the upstream: it gets no requests, and what is cached is served"
+            );
+        }
+    }
+
+    /// Ends a pause.
+    pub(crate) fn resume(&self) {
+        if let Some(since) = self.state.pause.end() {
+            self.state.metrics().upstream_paused(self.name(), false);
+            let seconds = since.elapsed().unwrap_or_default().as_secs();
+            tracing::info!(upstream = %self.name(), seconds, "an operator has resumed the upstream");
+        }
     }
 
     /// Whether forebay has credentials of its own for it.

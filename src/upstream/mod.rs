@@ -29,6 +29,7 @@ mod low_quota;
 mod manifest;
 mod mirrors;
 mod password_check;
+mod pause;
 mod principal;
 mod rates;
 mod read;
@@ -59,6 +60,7 @@ pub use self::{
     list::Forwarded,
     manifest::{ManifestBody, ManifestHead},
     mirrors::Mirrors,
+    pause::PauseTable,
     principal::{ClientCredential, NoRandomSource, Principal, PrincipalKey},
     rates::{RateKey, RateTable, UpstreamRates},
     read_request::IsList,

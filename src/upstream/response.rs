@@ -126,6 +126,7 @@ fn judge(kind: ErrorKind, status: StatusCode, headers: &HeaderMap, request: Requ
         | ErrorKind::Unavailable
         | ErrorKind::Timeout
         | ErrorKind::Exhausted
+        | ErrorKind::Paused
         | ErrorKind::OurCredentials
         | ErrorKind::TooLarge
         | ErrorKind::Protocol

@@ -16,6 +16,7 @@ use super::{
     failure_log::FailureLog,
     health::HealthLog,
     identity::Registry,
+    pause::Pause,
     principal::ClientCredential,
     rates::UpstreamRates,
     response::{
@@ -54,6 +55,7 @@ pub(super) struct UpstreamState {
     pub(super) failures: Arc<FailureLog>,
     rates: Arc<UpstreamRates>,
     pub(super) health: Arc<HealthLog>,
+    pub(super) pause: Pause,
     metrics: Metrics,
 }
 
@@ -84,6 +86,7 @@ impl UpstreamState {
             failures: Arc::new(FailureLog::new(config.name.clone(), context.metrics.clone(), health.clone())),
             rates: context.rates.of(&config.name),
             health,
+            pause: context.pauses.of(&config.name),
             metrics: context.metrics.clone(),
         })
     }

@@ -1,7 +1,9 @@
 //! The operator's listener, the control socket, and the API on both.
 
 pub mod api;
+mod ask;
 pub mod control;
+pub mod pause;
 pub mod requests;
 
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, test_server::client, wire};

@@ -16,7 +16,7 @@ use forebay_test_support::{
 };
 
 /// Names and their labels, as they are documented for operators.
-const CONTRACT: [(&str, &[&str]); 25] = [
+const CONTRACT: [(&str, &[&str]); 26] = [
     ("forebay_requests_total", &["upstream", "operation", "outcome", "status"]),
     ("forebay_request_duration_seconds_count", &["upstream", "operation", "outcome"]),
     ("forebay_time_to_first_byte_seconds_count", &["upstream", "operation", "outcome"]),
@@ -25,6 +25,7 @@ const CONTRACT: [(&str, &[&str]); 25] = [
     ("forebay_upstream_request_duration_seconds_count", &["upstream", "operation"]),
     ("forebay_upstream_received_bytes_total", &["upstream"]),
     ("forebay_upstream_up", &["upstream"]),
+    ("forebay_upstream_paused", &["upstream"]),
     ("forebay_upstream_ratelimit_limit", &["upstream"]),
     ("forebay_upstream_ratelimit_remaining", &["upstream"]),
     ("forebay_tokens_total", &["upstream", "result"]),

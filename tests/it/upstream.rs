@@ -36,7 +36,8 @@ use forebay::{
     metrics::Metrics,
     oci::{Accept, Digest, Reference, Repository},
     upstream::{
-        BlobRange, BlobStream, Config, Context, Error, ErrorKind, HealthTable, IsList, RateTable, ReadBudget, Upstream,
+        BlobRange, BlobStream, Config, Context, Error, ErrorKind, HealthTable, IsList, PauseTable, RateTable,
+        ReadBudget, Upstream,
     },
 };
 use http::{HeaderMap, HeaderValue, header};
@@ -63,8 +64,9 @@ impl Subject {
         let metrics = Metrics::new().unwrap();
         let rates = RateTable::default();
         rates.set(std::slice::from_ref(config));
-        let (via, health) = (Arc::from("1.1 forebay-test"), HealthTable::default());
-        let context = Context { metrics: metrics.clone(), via, budget, rates, health, content: Default::default() };
+        let (health, pauses, content) = (HealthTable::default(), PauseTable::default(), Default::default());
+        let via = Arc::from("1.1 forebay-test");
+        let context = Context { metrics: metrics.clone(), via, budget, rates, health, content, pauses };
         Self { upstream: Upstream::new(config, context).unwrap(), metrics }
     }
 

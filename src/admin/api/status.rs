@@ -79,9 +79,10 @@ impl StatusSources {
     }
 }
 
+/// How an upstream is, and since when it has been down or paused.
 fn state(upstream: &Upstream) -> (Arc<str>, State, Option<SystemTime>) {
-    let health = upstreams::health(upstream);
-    (upstream.name().clone(), State::of(&health), health.down_since)
+    let since = upstream.paused_since().or(upstreams::health(upstream).down_since);
+    (upstream.name().clone(), State::of(upstream), since)
 }
 
 fn requested(unconfigured: &Unconfigured) -> Value {
@@ -143,6 +144,12 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
                      it now"
                 ));
             }
+            State::Paused => {
+                let since = since.map(|at| format!(" since {}", time(at))).unwrap_or_default();
+                sentences.push(format!(
+                    "{name} is paused{since}: what is cached is still served; `forebay upstream resume {name}` ends that"
+                ));
+            }
             State::Ok | State::Unknown => {}
         }
     }
@@ -202,6 +209,7 @@ mod tests {
             (findings(&[], Some(now - day), &good, &[]), "the certificate has expired on 2027-01-14"),
             (findings(&[], Some(now + 13 * day), &good, &[]), "the certificate expires on 2027-01-28"),
             (findings(&[], None, &good, &[State::Down]), "quay.io answered no request since 2027-01-15T08:00:00Z"),
+            (findings(&[], None, &good, &[State::Paused]), "quay.io is paused since 2027-01-15T08:00:00Z"),
             (findings(&[], None, &good, &[State::CredentialsRefused]), "quay.io refuses forebay's own credentials"),
             (findings(&["config"], None, &good, &[]), "the last reload of the configuration failed"),
             (findings(&["tls"], None, &good, &[]), "the changed file of tls cannot be used"),

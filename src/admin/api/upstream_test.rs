@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::{
     events::{Event, events},
     response::{ApiBody, ApiError},
+    upstreams::named,
 };
 use crate::{
     error_chain::ErrorChain,
@@ -33,12 +34,7 @@ impl Default for UpstreamTests {
 impl UpstreamTests {
     /// Tests the upstream of this name. The test ends if the client leaves.
     pub(super) fn run(&self, upstreams: &[Upstream], name: &str) -> Result<Response<ApiBody>, ApiError> {
-        let Some(upstream) = upstreams.iter().find(|upstream| upstream.name().eq_ignore_ascii_case(name)).cloned()
-        else {
-            let names: Vec<&str> = upstreams.iter().map(|upstream| &**upstream.name()).collect();
-            let why = format!("there is no upstream {name:?}; there are {}", names.join(", "));
-            return Err(ApiError::new(StatusCode::NOT_FOUND, why));
-        };
+        let upstream = named(upstreams, name)?.clone();
         let Ok(turn) = self.0.clone().try_acquire_owned() else {
             let why = format!("{MAX_TESTS} tests are running; try again soon");
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, why));

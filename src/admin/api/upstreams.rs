@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::response::ApiError;
 use crate::{
     metrics::Label as _,
     upstream::{Health, Upstream},
@@ -17,12 +19,21 @@ pub(super) enum State {
     Down,
     /// It refuses forebay's own credentials.
     CredentialsRefused,
+    /// An operator has paused it.
+    Paused,
     /// No request was sent yet.
     Unknown,
 }
 
 impl State {
-    pub(super) fn of(health: &Health) -> Self {
+    pub(super) fn of(upstream: &Upstream) -> Self {
+        Self::judge(upstream.paused_since(), &health(upstream))
+    }
+
+    fn judge(paused_since: Option<SystemTime>, health: &Health) -> Self {
+        if paused_since.is_some() {
+            return Self::Paused;
+        }
         match health {
             Health { credentials_ok: Some(false), .. } => Self::CredentialsRefused,
             Health { down_since: Some(_), .. } => Self::Down,
@@ -36,6 +47,7 @@ impl State {
             Self::Ok => "ok",
             Self::Down => "down",
             Self::CredentialsRefused => "credentials_refused",
+            Self::Paused => "paused",
             Self::Unknown => "unknown",
         }
     }
@@ -52,12 +64,30 @@ pub(super) fn health(upstream: &Upstream) -> Health {
     Health { credentials_ok: health.credentials_ok.filter(|_| uses_own), ..health }
 }
 
-/// What is told of one upstream. An address or a user name is not part of it.
-pub(super) fn entry(upstream: &Upstream) -> Value {
-    of(upstream.name(), (upstream.uses_client_credentials(), upstream.has_credentials()), &health(upstream))
+/// The upstream of this name.
+///
+/// # Errors
+/// There is none.
+pub(super) fn named<'a>(upstreams: &'a [Upstream], name: &str) -> Result<&'a Upstream, ApiError> {
+    upstreams.iter().find(|upstream| upstream.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let names: Vec<&str> = upstreams.iter().map(|upstream| &**upstream.name()).collect();
+        let why = format!("there is no upstream {name:?}; there are {}", names.join(", "));
+        ApiError::new(StatusCode::NOT_FOUND, why)
+    })
 }
 
-fn of(name: &str, (by_client, has_credentials): (bool, bool), health: &Health) -> Value {
+/// What is told of one upstream. An address or a user name is not part of it.
+pub(super) fn entry(upstream: &Upstream) -> Value {
+    let credentials = (upstream.uses_client_credentials(), upstream.has_credentials());
+    of(upstream.name(), credentials, upstream.paused_since(), &health(upstream))
+}
+
+fn of(
+    name: &str,
+    (by_client, has_credentials): (bool, bool),
+    paused_since: Option<SystemTime>,
+    health: &Health,
+) -> Value {
     let credentials = match (by_client, has_credentials) {
         (true, _) => "client",
         (false, true) => "own",
@@ -65,9 +95,10 @@ fn of(name: &str, (by_client, has_credentials): (bool, bool), health: &Health) -
     };
     json!({
         "name": name,
-        "state": State::of(health).as_str(),
+        "state": State::judge(paused_since, health).as_str(),
         "credentials": credentials,
         "down_since": health.down_since.map(time),
+        "paused_since": paused_since.map(time),
         "last_failure": health.last_failure.map(|(cause, at)| json!({ "cause": cause.as_str(), "at": time(at) })),
         "latency": health.latency.map(|(median, p95)| {
             json!({ "median_seconds": seconds(median), "p95_seconds": seconds(p95) })
@@ -109,7 +140,9 @@ mod tests {
             (Health { latency: Some((millis, millis)), credentials_ok: Some(true), ..Health::default() }, "ok"),
             (Health { credentials_ok: Some(false), down_since: Some(at), ..Health::default() }, "credentials_refused"),
         ] {
-            assert_eq!(of("docker.io", (false, true), &health)["state"], state, "{health:?}");
+            assert_eq!(of("docker.io", (false, true), None, &health)["state"], state, "{health:?}");
+            let paused = of("docker.io", (false, true), Some(at), &health);
+            assert_eq!((&paused["state"], &paused["paused_since"]), (&json!("paused"), &json!("2027-01-15T08:00:00Z")));
         }
         let health = Health {
             down_since: None,
@@ -123,10 +156,11 @@ mod tests {
             "state": "ok",
             "credentials": "client",
             "down_since": null,
+            "paused_since": null,
             "last_failure": {"cause": "dns", "at": "2027-01-15T08:00:00Z"},
             "latency": {"median_seconds": 0.0314, "p95_seconds": 0.0629},
             "pulls": {"limit": 200, "remaining": 143, "at": "2027-01-15T08:00:00Z"},
         });
-        assert_eq!(of("docker.io", (true, true), &health), expected);
+        assert_eq!(of("docker.io", (true, true), None, &health), expected);
     }
 }

@@ -317,7 +317,9 @@ async fn commit(downloads: &Downloads, download: &Download, temp: Option<TempBlo
 
 fn result_of(error: &DownloadError) -> DownloadResult {
     match error {
-        DownloadError::Upstream(error) if error.kind == ErrorKind::Exhausted => DownloadResult::Abandoned,
+        DownloadError::Upstream(error) if matches!(error.kind, ErrorKind::Exhausted | ErrorKind::Paused) => {
+            DownloadResult::Abandoned
+        }
         DownloadError::Upstream(error) if error.kind.is_outage() => DownloadResult::UpstreamFailed,
         DownloadError::Upstream(_) => DownloadResult::Refused,
         DownloadError::Mismatch | DownloadError::Damaged => DownloadResult::Mismatch,

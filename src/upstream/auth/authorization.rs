@@ -128,6 +128,7 @@ fn may_refuse_password(kind: ErrorKind) -> bool {
         ErrorKind::Unavailable
         | ErrorKind::Timeout
         | ErrorKind::Exhausted
+        | ErrorKind::Paused
         | ErrorKind::OurCredentials
         | ErrorKind::TooManyRequests
         | ErrorKind::TooLarge

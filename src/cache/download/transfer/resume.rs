@@ -122,7 +122,9 @@ impl Transfer {
         let broken_since = self.retry.broken_since.get_or_insert_with(|| OwnTime::begin(&self.reports.holds));
         let is_over = self.retry.breaks > MAX_BREAKS || broken_since.elapsed() > self.retry.timeout;
         let is_contradicted = self.retry.contradictions >= MAX_CONTRADICTIONS;
-        let is_final = !error.kind.is_outage() || error.kind == ErrorKind::OurCredentials || is_contradicted;
+        // Waiting changes nothing about forebay's own credentials, and a pause lasts until an operator ends it.
+        let is_lasting = matches!(error.kind, ErrorKind::OurCredentials | ErrorKind::Paused);
+        let is_final = !error.kind.is_outage() || is_lasting || is_contradicted;
         if is_final || (is_over && (self.fallback.whole_tried || !may_be_whole)) {
             return Err(error);
         }
