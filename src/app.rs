@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{
         self, AdminListener, AdminToken, Readiness, TokenFile,
-        api::{Api, CurrentUpstreams, Sources, StatusSources, UpstreamTests},
+        api::{Api, CurrentRoutes, CurrentUpstreams, Explanations, Sources, StatusSources, UpstreamTests},
         control,
         control_socket::{ControlSocket, SocketError},
     },
@@ -82,6 +82,7 @@ pub struct App {
     upstream_context: Context,
     /// The upstreams that operators are told of.
     upstreams: CurrentUpstreams,
+    routes: CurrentRoutes,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     admin_token: AdminToken,
     /// Notified: other rules are in force.
@@ -112,7 +113,7 @@ impl App {
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let context = CacheContext::new(&config.cache, store.clone(), metrics.clone(), trusted.clone());
         context.rules.set(config.rules.clone());
-        let CacheContext { config: cache, tasks, end, inventory, .. } = context.clone();
+        let CacheContext { config: cache, tasks, end, inventory, rules, .. } = context.clone();
         if let Some(state) = &config.state_directory {
             inventory.keep(state);
         }
@@ -122,12 +123,14 @@ impl App {
         upstream_context.rates.set(&config.upstreams);
         let upstreams = CurrentUpstreams::default();
         upstreams.store(all_upstreams(&table));
+        let routes = CurrentRoutes::new(ArcSwap::from_pointee(table.routes.clone()));
+        let history = History::new(upstream_context.content.clone());
+        let explanations = Explanations::new(routes.clone(), rules, caches.manifests.clone(), history.clone());
         let client_rates = ClientRates::new(trusted.clone());
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let contents = Contents { caches, scrub: scrub.clone(), memory, client_rates, tls: tls.clone() };
-        let history = History::new(upstream_context.content.clone());
         tasks.spawn(history.clone().keep_sums(end.clone()));
         let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone(), history.clone()));
         let listener =
@@ -154,6 +157,7 @@ impl App {
             tests: UpstreamTests::default(),
             history,
             inventory: inventory.clone(),
+            explanations,
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);
@@ -202,6 +206,7 @@ impl App {
             trusted,
             upstream_context,
             upstreams,
+            routes,
             admin_hosts,
             admin_token,
             rules_changed,
@@ -263,6 +268,7 @@ impl App {
         }
         self.replace_rules(&config);
         self.upstreams.store(all_upstreams(&table));
+        self.routes.store(Arc::new(table.routes.clone()));
         self.service.table.store(Arc::new(table));
         self.upstream_context.rates.set(&config.upstreams);
         self.upstream_context.health.keep(&config.upstreams);

@@ -15,6 +15,7 @@ mod config_diff;
 mod config_show;
 mod control;
 mod events;
+mod explain_command;
 mod fd_limit;
 mod hidden_line;
 mod log_command;
@@ -52,6 +53,7 @@ use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 use self::{
     cache_command::CacheCommand,
     config_command::{CheckArguments, ConfigCommand},
+    explain_command::ExplainArguments,
     log_command::LogArguments,
     status::StatusArguments,
     upstream_command::UpstreamCommand,
@@ -92,6 +94,8 @@ enum Command {
     Check(CheckArguments),
     /// Print how the running forebay is; exit code 1 if a person should look
     Status(StatusArguments),
+    /// Tell step by step how a pull of an image would go; exit code 1 if it would fail
+    Explain(ExplainArguments),
     /// Print the latest pulls and pushes through the running forebay, and what failed
     Log(LogArguments),
     /// List, test, pause and resume the upstreams of the running forebay
@@ -214,6 +218,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Cache { command } => command.run(arguments.control.as_deref()),
             Command::Check(check) => check.run(arguments.control),
             Command::Status(status) => status.run(arguments.control.as_deref()),
+            Command::Explain(explain) => explain.run(arguments.control.as_deref()),
             Command::Log(log) => log.run(arguments.control.as_deref()),
             Command::Upstream { command } => command.run(arguments.control.as_deref()),
             Command::User { command } => command.run(),

@@ -8,8 +8,10 @@
 pub(crate) mod access;
 mod du;
 mod events;
+mod explain;
 mod happenings;
 mod images;
+mod json_body;
 mod parameters;
 mod requests;
 mod response;
@@ -22,7 +24,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
@@ -33,6 +35,7 @@ use self::{
     response::{json, text},
 };
 pub(crate) use self::{
+    explain::{CurrentRoutes, Explanations},
     response::{ApiBody, ApiError, boxed, error},
     status::StatusSources,
     upstream_test::UpstreamTests,
@@ -63,6 +66,7 @@ pub(crate) struct Sources {
     pub tests: UpstreamTests,
     pub history: History,
     pub inventory: Inventory,
+    pub explanations: Explanations,
 }
 
 /// The handler of the API. A cheap handle.
@@ -85,6 +89,7 @@ enum Resource<'a> {
     /// By the name, as it stands in the path.
     Image(&'a str),
     DiskUsage,
+    Explain,
     /// By the name of the upstream.
     UpstreamTest(Cow<'a, str>),
     UpstreamPause(Cow<'a, str>),
@@ -99,7 +104,7 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str = "config, du, events, images, images/{name}, pulls, requests, status, upstreams and \
+const RESOURCES: &str = "config, du, events, explain, images, images/{name}, pulls, requests, status, upstreams and \
     upstreams/{name}/test|pause|resume";
 
 impl<'a> Action<'a> {
@@ -114,6 +119,7 @@ impl<'a> Action<'a> {
             ["images"] => (Resource::Images, Need::Read),
             ["images", ..] => (Resource::Image(path.strip_prefix("images/").unwrap_or_default()), Need::Read),
             ["du"] => (Resource::DiskUsage, Need::Read),
+            ["explain"] => (Resource::Explain, Need::Change),
             ["upstreams", name, verb @ ("test" | "pause" | "resume")] => {
                 let name = percent_decode_str(name).decode_utf8();
                 let name = name.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the name is no UTF-8"))?;
@@ -147,20 +153,15 @@ impl Api {
 
     /// Responds to a request by this caller.
     pub(crate) async fn respond(&self, request: Request<Incoming>, caller: Caller) -> Response<ApiBody> {
-        let (head, _body) = request.into_parts();
-        let answer = self.answer(&head.method, (head.uri.path(), head.uri.query()), caller).await;
-        answer.unwrap_or_else(|refused| error(&refused))
+        let (head, body) = request.into_parts();
+        self.answer(&head, body, caller).await.unwrap_or_else(|refused| error(&refused))
     }
 
-    async fn answer(
-        &self,
-        method: &Method,
-        (path, query): (&str, Option<&str>),
-        caller: Caller,
-    ) -> Result<Response<ApiBody>, ApiError> {
-        let action = Action::of(method, path)?;
+    async fn answer(&self, head: &Parts, body: Incoming, caller: Caller) -> Result<Response<ApiBody>, ApiError> {
+        let action = Action::of(&head.method, head.uri.path())?;
+        let query = head.uri.query();
         let sight = admit(caller, action.need)?;
-        let Sources { config, upstreams, status, tests, history, inventory } = &*self.sources;
+        let Sources { config, upstreams, status, tests, history, inventory, explanations } = &*self.sources;
         let upstreams = upstreams.load_full();
         let no_parameters = || Parameters::parse(query, &[]).map(drop).map_err(ApiError::from);
         let of_history = || requests::Query::parse(query, sight, &upstreams);
@@ -172,6 +173,10 @@ impl Api {
             Resource::UpstreamTest(name) => no_parameters().and_then(|()| tests.run(&upstreams, &name)),
             Resource::UpstreamPause(name) => no_parameters().and_then(|()| upstream_pause::pause(&upstreams, &name)),
             Resource::UpstreamResume(name) => no_parameters().and_then(|()| upstream_pause::resume(&upstreams, &name)),
+            Resource::Explain => {
+                no_parameters()?;
+                explanations.run(json_body::read(&head.headers, body).await?)
+            }
             Resource::Requests => requests::requests(history.clone(), of_history()?).await,
             Resource::Pulls => requests::pulls(history.clone(), of_history()?).await,
             Resource::Events => {
@@ -220,6 +225,8 @@ mod tests {
         let test = "/api/v1/upstreams/harbor%2Elan:8443/test";
         assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443".into()), Need::Change)));
         assert_eq!(of(Method::GET, test), Err(ApiError::method("POST")));
+        assert_eq!(of(Method::POST, "/api/v1/explain"), Ok((Resource::Explain, Need::Change)));
+        assert_eq!(of(Method::GET, "/api/v1/explain"), Err(ApiError::method("POST")));
         let (pause, resume) = ("/api/v1/upstreams/quay.io/pause", "/api/v1/upstreams/quay.io/resume");
         assert_eq!(of(Method::POST, pause), Ok((Resource::UpstreamPause("quay.io".into()), Need::Change)));
         assert_eq!(of(Method::POST, resume), Ok((Resource::UpstreamResume("quay.io".into()), Need::Change)));

@@ -21,6 +21,7 @@ mod head_for_push;
 mod held;
 mod held_content;
 mod invalidate;
+mod peek;
 mod query;
 mod request;
 mod tags;
@@ -38,6 +39,7 @@ pub(crate) use self::{
     error::ManifestError,
     fetched::{ManifestHead, ServedManifest},
     held::HeldTag,
+    peek::{CachedImage, Place},
     request::ManifestRequest,
 };
 use super::{

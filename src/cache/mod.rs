@@ -48,7 +48,7 @@ pub(crate) use self::{
     download::DownloadResult,
     inventory::Inventory,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
-    manifest::{ManifestCache, ManifestError, ManifestRequest},
+    manifest::{CachedImage, ManifestCache, ManifestError, ManifestRequest, Place},
     prefetch::Images,
     reloadable_config::{NegativeTtl, ReloadableConfig},
     scrub::{Scrub, WholeHit},

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use forebay::{admin::control_socket, config::Config};
 use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     body::Incoming,
     client::conn::http1::{SendRequest, handshake},
@@ -91,21 +91,26 @@ pub(super) fn configuration(places: &[PathBuf]) -> Result<Value, ControlError> {
 /// No forebay listens in any of the places, or it does not answer.
 pub(super) fn get(places: &[PathBuf], path: &str) -> Result<Value, ControlError> {
     run(places, async |mut exchange| {
-        let answer = timeout(TIMEOUT, exchange.send(Method::GET, path)).await.map_err(anyhow::Error::from)??;
+        let answer = timeout(TIMEOUT, exchange.send(Method::GET, path, None)).await.map_err(anyhow::Error::from)??;
         let body = timeout(TIMEOUT, Limited::new(answer.into_body(), MAX_ANSWER).collect()).await;
         let body = body.map_err(anyhow::Error::from)?.map_err(|error| anyhow::anyhow!(error))?;
         Ok(serde_json::from_slice(&body.to_bytes()).map_err(anyhow::Error::from)?)
     })
 }
 
-/// POSTs to a resource that answers by events, and hands each on as it comes. Blocks.
+/// POSTs to a resource, with a document or without a body, that answers by events, and hands each on as it comes. Blocks.
 ///
 /// # Errors
 /// No forebay listens in any of the places, it does not answer, or the answer breaks off.
-pub(super) fn post(places: &[PathBuf], path: &str, mut each: impl FnMut(Event)) -> Result<(), ControlError> {
+pub(super) fn post(
+    places: &[PathBuf],
+    path: &str,
+    document: Option<&Value>,
+    mut each: impl FnMut(Event),
+) -> Result<(), ControlError> {
     run(places, async |mut exchange| {
         exchange
-            .events(Method::POST, path, |event| {
+            .events((Method::POST, path, document), |event| {
                 each(event);
                 ControlFlow::Continue(())
             })
@@ -125,7 +130,7 @@ pub(super) fn follow<T>(
     let mut last = None;
     run(places, async |mut exchange| {
         exchange
-            .events(Method::GET, path, |event| match each(event) {
+            .events((Method::GET, path, None), |event| match each(event) {
                 ControlFlow::Continue(()) => ControlFlow::Continue(()),
                 ControlFlow::Break(result) => {
                     last = Some(result);
@@ -149,7 +154,7 @@ fn run<T>(places: &[PathBuf], work: impl AsyncFnOnce(Exchange) -> Result<T, Cont
 
 /// A connection for one request.
 struct Exchange {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     /// Aborted when the exchange is over.
     _connection: AbortOnDropHandle<()>,
 }
@@ -167,11 +172,10 @@ impl Exchange {
     /// Hands the events of a response on as they come, until it ends or `each` wants no more.
     async fn events(
         &mut self,
-        method: Method,
-        path: &str,
+        (method, path, document): (Method, &str, Option<&Value>),
         mut each: impl FnMut(Event) -> ControlFlow<()>,
     ) -> Result<(), ControlError> {
-        let answer = self.send(method, path).await?;
+        let answer = self.send(method, path, document).await?;
         let (mut body, mut parser) = (answer.into_body(), EventParser::default());
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| ControlError::Ended)?;
@@ -184,9 +188,18 @@ impl Exchange {
     }
 
     /// The response, if it is a success.
-    async fn send(&mut self, method: Method, path: &str) -> Result<Response<Incoming>, ControlError> {
-        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-        let request = request.body(Empty::new()).map_err(anyhow::Error::from)?;
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        document: Option<&Value>,
+    ) -> Result<Response<Incoming>, ControlError> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        if document.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = document.map(Value::to_string).unwrap_or_default();
+        let request = request.body(Full::from(body)).map_err(anyhow::Error::from)?;
         let response = self.sender.send_request(request).await.map_err(anyhow::Error::from)?;
         if response.status().is_success() {
             return Ok(response);

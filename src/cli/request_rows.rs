@@ -77,6 +77,20 @@ pub(super) fn requests_table(requests: &[&Value], colours: Colours) -> String {
     coloured(&columns, requests, colours) + &causes.collect::<String>()
 }
 
+/// A request in a few words, and the command that tells more of it.
+pub(super) fn brief(request: &Value) -> String {
+    let words = [
+        word(&request["time"]),
+        client(request),
+        word(&request["method"]),
+        request["status"].to_string(),
+        word(&request["outcome"]),
+        failure(request),
+    ];
+    let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    format!("{} → forebay log {}", words.join(" "), word(&request["id"]))
+}
+
 /// The heads of columns for requests that are printed as they end.
 pub(super) fn followed_head() -> String {
     format!("{}\n", padded(&REQUEST_HEAD.map(str::to_owned)))
@@ -163,7 +177,7 @@ fn word(value: &Value) -> String {
 }
 
 /// The text without what could command a terminal, or turn its text around.
-fn printable(text: &str, most: usize) -> String {
+pub(super) fn printable(text: &str, most: usize) -> String {
     text.chars().take(most).map(|letter| if is_deceptive(letter) { '?' } else { letter }).collect()
 }
 

@@ -51,7 +51,7 @@ impl UpstreamCommand {
 impl OneUpstream {
     fn set(&self, verb: &str, control: Option<&Path>) -> Result<(), Failure> {
         let mut printed = Ok(());
-        control::post(&self.running.places(control)?, &path_of(&self.name, verb), |event| {
+        control::post(&self.running.places(control)?, &path_of(&self.name, verb), None, |event| {
             let line = if self.running.json { event.data.to_string() } else { state_line(&event.data) };
             if printed.is_ok() {
                 printed = print(&format!("{line}\n"));
@@ -87,7 +87,7 @@ fn test(names: &[String], running: &RunningArguments, control: Option<&Path>) ->
     let names = if names.is_empty() { all_names(&control::get(&places, "/api/v1/upstreams")?) } else { names.to_vec() };
     let (mut failed, mut printed) = (0, Ok(()));
     for name in &names {
-        control::post(&places, &path_of(name, "test"), |event| {
+        control::post(&places, &path_of(name, "test"), None, |event| {
             failed += usize::from(event.data["result"] == "failed");
             let line = if running.json { event.data.to_string() } else { line(&event.data) };
             if printed.is_ok() {

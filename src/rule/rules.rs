@@ -60,6 +60,11 @@ impl Rules {
         self.of_upstreams.get(upstream).into_iter().flatten().chain(&self.general)
     }
 
+    /// All rules that match a subject, in their order.
+    pub fn matching<'a>(&'a self, upstream: &str, subject: &'a Subject) -> impl Iterator<Item = &'a Rule> {
+        self.of(upstream).filter(|rule| rule.pattern.matches(subject))
+    }
+
     /// What the rules say about a tag.
     pub fn tag(&self, upstream: &str, repository: &Repository, tag: &Tag) -> TagRules {
         if self.is_empty() {

@@ -11,6 +11,7 @@ pub(crate) mod ca_file;
 pub(crate) mod circuit_breaker;
 pub(crate) mod client_options;
 pub(crate) mod connection_reuse;
+pub(crate) mod der;
 pub(crate) mod follow_redirects;
 pub(crate) mod host_outcome;
 pub(crate) mod http_client;
@@ -19,6 +20,8 @@ pub(crate) mod http_request;
 pub(crate) mod late_response;
 pub(crate) mod new_connections;
 pub(crate) mod outbound_request;
+pub(crate) mod peer_certificate;
+pub(crate) mod probe;
 pub mod proxy;
 pub(crate) mod redirect;
 pub(crate) mod trust;
@@ -45,6 +48,7 @@ use self::{
     http_request::{HttpRequest, TransportError},
     late_response::{LateResponses, PendingResponses, Sending, late_request::LateRequest},
     outbound_request::{OutboundRequest, RequestMode},
+    probe::{Probe, Prober},
 };
 use super::{
     Access, Config, Context, UpstreamTimeouts,
@@ -77,6 +81,7 @@ pub(super) struct Sender {
     rates: Arc<UpstreamRates>,
     health: Arc<HealthLog>,
     pause: Pause,
+    prober: Prober,
     metrics: Metrics,
 }
 
@@ -108,7 +113,7 @@ impl Sender {
             Access::Client { ttl, .. } => Some(ttl),
         });
         let (rates, health) = (context.rates.of(&config.name), context.health.of(&config.name));
-        let pause = context.pauses.of(&config.name);
+        let (pause, prober) = (context.pauses.of(&config.name), Prober::new(&options));
         Ok(Self {
             upstream,
             clients,
@@ -121,6 +126,7 @@ impl Sender {
             rates,
             health,
             pause,
+            prober,
             metrics,
         })
     }
@@ -128,6 +134,17 @@ impl Sender {
     /// What is wrong with the certificates of `ca`.
     pub(super) fn ca_flaws(&self) -> &CaFlaws {
         &self.ca_flaws
+    }
+
+    /// Connects to the host of a URL as a request would, and sends none.
+    pub(super) async fn probe(&self, url: &Url) -> (Probe, Result<(), Error>) {
+        if let Err(refused) = self.pause.admit(&self.upstream) {
+            return (Probe::default(), Err(refused));
+        }
+        match self.check_address(url).await {
+            Ok(()) => self.prober.probe(url).await,
+            Err(refused) => (Probe::default(), Err(refused)),
+        }
     }
 
     /// Sends a request that changes nothing, and waits for the head of the response.

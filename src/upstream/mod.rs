@@ -16,6 +16,7 @@ mod context;
 mod endpoint;
 mod error;
 mod exchange;
+mod explain;
 mod failover;
 mod failure_cause;
 mod failure_log;
@@ -49,10 +50,14 @@ pub(crate) use self::{auth::named_helper, principal::Verdict, rates::TimedHold, 
 pub use self::{
     auth::{TokenResult, challenge, token_exchange},
     blob::{BlobStream, length::BlobHead, range::BlobRange},
-    client::{ca_file::CaFlaws, circuit_breaker::open_circuit::OpenCircuit, proxy},
+    client::{
+        ca_file::CaFlaws, circuit_breaker::open_circuit::OpenCircuit, peer_certificate::PeerCertificate, probe::Probe,
+        proxy,
+    },
     config::{Access, Config, CredentialSource, UpstreamTimeouts},
     context::Context,
     error::{Error, ErrorKind},
+    explain::{ExplainedAuthorization, ExplainedHead, ExplainedStep, ExplainedToken},
     failure_cause::FailureCause,
     handle::Upstream,
     health::{Health, HealthTable},

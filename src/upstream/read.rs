@@ -25,7 +25,7 @@ impl UpstreamState {
         }
     }
 
-    async fn first_read(
+    pub(super) async fn first_read(
         &self,
         endpoint: &Endpoint,
         request: &ReadRequest,
@@ -147,7 +147,7 @@ impl UpstreamState {
     }
 
     /// Sends a request that was refused without this header.
-    async fn second_read(
+    pub(super) async fn second_read(
         &self,
         endpoint: &Endpoint,
         request: &ReadRequest,

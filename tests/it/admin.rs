@@ -3,6 +3,7 @@
 pub mod api;
 mod ask;
 pub mod control;
+pub mod explain;
 pub mod pause;
 pub mod requests;
 

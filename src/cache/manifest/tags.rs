@@ -128,6 +128,40 @@ impl TagRecords {
         found
     }
 
+    /// The record of a tag and its freshness, also if it is too old to be served. Counts as no use, and brings no record into
+    /// memory.
+    pub(super) async fn peek(&self, key: &TagKey, registry: &Registry) -> Option<(Arc<TagRecord>, Freshness)> {
+        let found = match self.memory.get(key, || self.writes(&key.upstream, &key.repository)) {
+            Some(found) => Some(found).filter(|found| self.is_current(key, found)),
+            None => {
+                let bytes = self.store.peek_off_thread(IndexKey::Tag(key.clone()), TagRecord::MAX_LEN).await?;
+                let record = Arc::new(TagRecord::decode(&bytes)?);
+                Some(MemoryRecord::new(key.class, record, 0, None))
+            }
+        };
+        let found = found.filter(|found| found.record.is_of(registry, key.visibility))?;
+        let freshness = self.judge(&self.rules_of(key), &found, false);
+        Some((found.record, freshness))
+    }
+
+    /// The latest record of a tag for clients of other `Accept` classes, as [`TagRecords::peek`] reads it.
+    pub(super) async fn peek_other_classes(
+        &self,
+        key: &TagKey,
+        registry: &Registry,
+    ) -> Option<(Arc<TagRecord>, Freshness)> {
+        let mut latest: Option<(Arc<TagRecord>, Freshness)> = None;
+        for other in self.store.tag_classes(key).await {
+            if let Some(found) = self.peek(&other, registry).await
+                && latest.as_ref().is_none_or(|(latest, _)| latest.confirmed < found.0.confirmed)
+            {
+                latest = Some(found);
+            }
+        }
+        // This client would get it only while the upstream fails.
+        latest.map(|(record, freshness)| (record, freshness.min(Freshness::Stale)))
+    }
+
     /// Whether the upstream failed a moment ago for this tag and client.
     pub(super) fn outage(&self, request: &ManifestRequest, key: &TagKey) -> OutageEntry<'_, TagOutage> {
         let upstream = &request.upstream;

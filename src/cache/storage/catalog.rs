@@ -60,4 +60,10 @@ impl DiskStore {
         file.take(most.saturating_add(1)).read_to_end(&mut content)?;
         Ok((content.len() as u64 <= most).then_some(content))
     }
+
+    /// The same off the threads that serve clients; `None` also if the file cannot be read.
+    pub async fn peek_off_thread(&self, key: IndexKey, most: u64) -> Option<Vec<u8>> {
+        let store = self.clone();
+        super::blocking(move || store.peek(&key, most).ok().flatten()).await
+    }
 }

@@ -5,14 +5,14 @@ use std::fmt;
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
+use super::der::{OBJECT, SEQUENCE, element, find};
+
 /// The shortest RSA key that verifies signatures, in bits.
 const MIN_RSA_BITS: usize = 2048;
 
 /// Tags of DER.
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
-const OBJECT: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
 
 /// Object identifiers, in DER without tag and length.
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
@@ -85,29 +85,6 @@ fn common_name(name: &[u8]) -> Option<&[u8]> {
     let rest = find(name, COMMON_NAME)?;
     let (&tag, _) = rest.split_first()?;
     element(tag, rest).map(|(value, _)| value)
-}
-
-/// The bytes after the first such object identifier.
-fn find<'a>(bytes: &'a [u8], object: &[u8]) -> Option<&'a [u8]> {
-    let whole = [&[OBJECT, u8::try_from(object.len()).ok()?][..], object].concat();
-    let at = bytes.windows(whole.len()).position(|window| window == whole)?;
-    bytes.get(at + whole.len()..)
-}
-
-/// The content of the element at the beginning of `bytes`, if it has this tag, and the bytes after it.
-fn element(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (len, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (digits.iter().fold(0, |len, digit| (len << 8) | usize::from(*digit)), rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(len)?;
-    (found == tag).then_some((content, rest))
 }
 
 #[cfg(test)]

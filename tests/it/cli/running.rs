@@ -71,10 +71,44 @@ async fn upstreams_are_listed_and_tested() {
     assert_eq!(error, "forebay: there is no upstream \"other.example\"; there are fake.example\n");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_is_paused_and_resumed() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (code, text, error) = ask(&mirror, &["upstream", "pause", "fake.example"]).await;
+    assert!(code == Some(0) && text.starts_with("fake.example: paused since 20"), "{text}{error}");
+    let (_, list, _) = ask(&mirror, &["upstream", "ls"]).await;
+    assert!(list.contains("fake.example  PAUSED "), "{list}");
+    let (code, text, _) = ask(&mirror, &["upstream", "resume", "fake.example"]).await;
+    assert_eq!((code, &*text), (Some(0), "fake.example: not paused\n"));
+    let (code, text, _) = ask(&mirror, &["upstream", "resume", "fake.example", "--json"]).await;
+    let expected = serde_json::json!({ "upstream": "fake.example", "paused_since": null });
+    assert_eq!((code, json(&text)), (Some(0), expected));
+    let (code, _, error) = ask(&mirror, &["upstream", "pause", "other.example"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(error, "forebay: there is no upstream \"other.example\"; there are fake.example\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_would_fail_is_explained_with_exit_code_1() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = Mirror::of(&registry).await;
+    let (code, text, error) = ask(&mirror, &["explain", "team/app:1"]).await;
+    assert_eq!((code, &*error), (Some(0), ""), "{text}");
+    let steps: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(steps, ["route", "rules", "connect", "HEAD", "cache", "requests", "succeeds:"], "{text}");
+    let (code, text, error) = ask(&mirror, &["explain", "team/app:2", "--json"]).await;
+    assert_eq!((code, &*error), (Some(1), "forebay: a pull of team/app:2 would fail\n"));
+    assert_eq!(json(text.lines().last().unwrap())["pull"], "fails");
+    let (code, text, error) = ask(&mirror, &["explain", "UPPER"]).await;
+    assert!(code == Some(2) && text.is_empty() && error.contains("repository"), "{error}");
+}
+
 #[test]
 fn without_a_running_forebay_the_places_are_named() {
     let directory = directory("");
-    for arguments in [&["status"][..], &["status", "--ready"], &["upstream", "ls"], &["upstream", "test"]] {
+    for arguments in [&["status"][..], &["status", "--ready"], &["upstream", "ls"], &["explain", "node"]] {
         let (code, stdout, stderr) = run(&directory, &[arguments, &["--control", "none.sock"]].concat());
         assert_eq!((code, &*stdout), (Some(1), ""), "{stderr}");
         assert_eq!(
