@@ -32,7 +32,7 @@ use crate::{
         control_socket::{ControlSocket, SocketError},
     },
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
-    cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Scrub},
+    cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Pins, Scrub},
     config::{Config, Loaded},
     history::History,
     metrics::Metrics,
@@ -117,6 +117,7 @@ impl App {
         if let Some(state) = &config.state_directory {
             inventory.keep(state);
         }
+        let pins = Pins::load(config.state_directory.as_deref(), store.clone(), inventory.clone())?;
         let caches = caches(&config, context);
         let auth = authentication(&config, &trusted)?;
         let table = table(&config, &upstream_context)?;
@@ -153,11 +154,13 @@ impl App {
                 tls: tls.clone(),
                 metrics: metrics.clone(),
                 history: history.clone(),
+                pins: pins.clone(),
             },
             tests: UpstreamTests::default(),
             history,
             inventory: inventory.clone(),
             explanations,
+            pins: pins.clone(),
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);
@@ -166,13 +169,15 @@ impl App {
         tasks.spawn(store.clone().keep_uses(end.clone()));
         let rules_changed = Arc::new(Notify::new());
         let (manifests, changed, over) = (service.caches.manifests.clone(), rules_changed.clone(), end.clone());
+        let pins_of_start = pins.clone();
         tasks.spawn(async move {
             // Before anything can be evicted.
             manifests.hold_by_rules().await;
             let held = over.run_until_cancelled(hold_by_changed_rules(&manifests, &changed));
-            tokio::join!(store.scan(), held);
+            tokio::join!(store.scan_then(move || pins_of_start.begin()), held);
         });
         tasks.spawn(inventory.run(end.clone()));
+        tasks.spawn(pins.run(end.clone()));
         tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
             let served = tls.clone();

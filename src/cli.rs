@@ -103,7 +103,7 @@ enum Command {
         #[command(subcommand)]
         command: UpstreamCommand,
     },
-    /// Look at the images in the cache of the running forebay
+    /// Look at the images in the cache of the running forebay, and say which stay
     Cache {
         #[command(subcommand)]
         command: CacheCommand,

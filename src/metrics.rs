@@ -235,6 +235,11 @@ impl Metrics {
         self.0.families.cache.bytes.with_label_values(&["layout"]).set(saturating(bytes));
     }
 
+    /// How many bytes an operator's pins keep from being evicted.
+    pub fn cache_pinned(&self, bytes: u64) {
+        self.0.families.cache.pinned_bytes.set(saturating(bytes));
+    }
+
     /// Bytes that are promised to downloads and other writes in flight, or are in the files of these already.
     pub fn cache_in_flight(&self, bytes: u64) {
         self.0.families.cache.bytes.with_label_values(&["in_flight"]).set(saturating(bytes));

@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// All files of forebay here, with the names they have while they are written.
-const FILES: [&str; 13] = [
+const FILES: [&str; 15] = [
     "push.key",
     "push.key.new",
     DELETED,
@@ -26,6 +26,8 @@ const FILES: [&str; 13] = [
     "images.new",
     IMAGES_DAMAGED,
     "images.damaged.new",
+    PINS,
+    "pins.new",
     CONTROL_SOCKET,
 ];
 /// The blobs and manifests deleted lately through forebay.
@@ -38,6 +40,8 @@ pub(crate) const FIRST_SEEN_DAMAGED: &str = "first-seen.damaged";
 pub(crate) const IMAGES: &str = "images";
 /// The same, as it was when it could not be read.
 pub(crate) const IMAGES_DAMAGED: &str = "images.damaged";
+/// Which images an operator has pinned.
+pub(crate) const PINS: &str = "pins";
 /// The control socket, if it is here.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The longest file that is read, in bytes.

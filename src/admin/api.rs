@@ -13,6 +13,7 @@ mod happenings;
 mod images;
 mod json_body;
 mod parameters;
+mod pins;
 mod requests;
 mod response;
 mod status;
@@ -40,7 +41,11 @@ pub(crate) use self::{
     status::StatusSources,
     upstream_test::UpstreamTests,
 };
-use crate::{cache::Inventory, history::History, upstream::Upstream};
+use crate::{
+    cache::{Inventory, Pins},
+    history::History,
+    upstream::Upstream,
+};
 
 /// Below which all resources are.
 pub(crate) const ROOT: &str = "/api/v1/";
@@ -67,6 +72,7 @@ pub(crate) struct Sources {
     pub history: History,
     pub inventory: Inventory,
     pub explanations: Explanations,
+    pub pins: Pins,
 }
 
 /// The handler of the API. A cheap handle.
@@ -88,6 +94,9 @@ enum Resource<'a> {
     Images,
     /// By the name, as it stands in the path.
     Image(&'a str),
+    Pins,
+    PinImages,
+    UnpinImages,
     DiskUsage,
     Explain,
     /// By the name of the upstream.
@@ -104,20 +113,25 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str = "config, du, events, explain, images, images/{name}, pulls, requests, status, upstreams and \
-    upstreams/{name}/test|pause|resume";
+const RESOURCES: &str = "config, du, events, explain, images, images/{name}, images/pin|unpin, pins, pulls, requests, \
+    status, upstreams and upstreams/{name}/test|pause|resume";
 
 impl<'a> Action<'a> {
     /// What the request is for.
     fn of(method: &Method, path: &'a str) -> Result<Self, ApiError> {
         let path = path.strip_prefix(ROOT).unwrap_or_default();
         let parts: Vec<&str> = path.split('/').collect();
+        // An image may have such a name as well: that is read.
+        let is_post = method == Method::POST;
         let (resource, need) = match *parts {
             ["config"] => (Resource::Config, Need::Read),
             ["status"] => (Resource::Status, Need::Read),
             ["upstreams"] => (Resource::Upstreams, Need::Read),
             ["images"] => (Resource::Images, Need::Read),
+            ["images", "pin"] if is_post => (Resource::PinImages, Need::Change),
+            ["images", "unpin"] if is_post => (Resource::UnpinImages, Need::Change),
             ["images", ..] => (Resource::Image(path.strip_prefix("images/").unwrap_or_default()), Need::Read),
+            ["pins"] => (Resource::Pins, Need::Read),
             ["du"] => (Resource::DiskUsage, Need::Read),
             ["explain"] => (Resource::Explain, Need::Change),
             ["upstreams", name, verb @ ("test" | "pause" | "resume")] => {
@@ -161,11 +175,14 @@ impl Api {
         let action = Action::of(&head.method, head.uri.path())?;
         let query = head.uri.query();
         let sight = admit(caller, action.need)?;
-        let Sources { config, upstreams, status, tests, history, inventory, explanations } = &*self.sources;
+        let Sources { config, upstreams, status, tests, history, inventory, explanations, pins } = &*self.sources;
         let upstreams = upstreams.load_full();
         let no_parameters = || Parameters::parse(query, &[]).map(drop).map_err(ApiError::from);
         let of_history = || requests::Query::parse(query, sight, &upstreams);
         let is_upstream = |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name);
+        let is_of_clients = |upstream: &Upstream| upstream.uses_client_credentials() && !sight.of_clients;
+        let is_hidden =
+            |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name && is_of_clients(upstream));
         match action.resource {
             Resource::Config => no_parameters().map(|()| text(StatusCode::OK, Bytes::clone(&config.0.load()))),
             Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams, sight))),
@@ -187,6 +204,15 @@ impl Api {
             Resource::Image(name) => {
                 no_parameters()?;
                 images::details(inventory, name, sight, is_upstream).await
+            }
+            Resource::Pins => no_parameters().map(|()| pins::list(pins, is_hidden)),
+            Resource::PinImages => {
+                no_parameters()?;
+                pins::pin(pins, json_body::read(&head.headers, body).await?, caller, is_upstream).await
+            }
+            Resource::UnpinImages => {
+                no_parameters()?;
+                pins::unpin(pins, json_body::read(&head.headers, body).await?, caller, is_upstream).await
             }
             Resource::DiskUsage => {
                 no_parameters()?;
@@ -214,6 +240,7 @@ mod tests {
             ("events", Resource::Events),
             ("images", Resource::Images),
             ("images/docker.io/library/node:22", Resource::Image("docker.io/library/node:22")),
+            ("pins", Resource::Pins),
             ("du", Resource::DiskUsage),
         ] {
             let path = format!("{ROOT}{path}");
@@ -221,6 +248,11 @@ mod tests {
             assert_eq!(of(Method::HEAD, &path), Ok((resource, Need::Read)));
             assert_eq!(of(Method::POST, &path), Err(ApiError::method("GET, HEAD")));
             assert_eq!(of(Method::DELETE, &path), Err(ApiError::method("GET, HEAD")));
+        }
+        for (path, resource) in [("images/pin", Resource::PinImages), ("images/unpin", Resource::UnpinImages)] {
+            let (name, path) = (path.strip_prefix("images/").unwrap(), format!("{ROOT}{path}"));
+            assert_eq!(of(Method::POST, &path), Ok((resource, Need::Change)));
+            assert_eq!(of(Method::GET, &path), Ok((Resource::Image(name), Need::Read)));
         }
         let test = "/api/v1/upstreams/harbor%2Elan:8443/test";
         assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443".into()), Need::Change)));

@@ -5,7 +5,7 @@ use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
 use crate::{
     admin::{TokenError, control_socket::SocketError},
     auth,
-    cache::storage,
+    cache::{pins::PinsFileError, storage},
     config::{Config, Key, Loaded, Mistake},
     error_chain::ErrorChain,
     metrics,
@@ -34,6 +34,8 @@ pub enum Error {
     StateKey(#[source] KeyError),
     #[error("must be given: this user has no home directory")]
     NoState,
+    #[error("state_directory")]
+    Pins(#[from] PinsFileError),
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     #[error("server.tls")]
@@ -59,6 +61,7 @@ impl Error {
             | Self::Access(_)
             | Self::PushKey(_)
             | Self::NoState
+            | Self::Pins(_)
             | Self::Proxy(_)
             | Self::StateKey(KeyError::Short { .. })
             | Self::AdminToken(_)
@@ -81,7 +84,7 @@ impl Error {
             Self::Access(auth::Error::UnknownPushUser { .. }) => Key::new("access").field("push_users"),
             Self::Access(_) => Key::new("access").field("htpasswd"),
             Self::PushKey(_) => Key::new("push").field("key_file"),
-            Self::State(_) | Self::StateKey(_) | Self::NoState => Key::new("state_directory"),
+            Self::State(_) | Self::StateKey(_) | Self::NoState | Self::Pins(_) => Key::new("state_directory"),
             Self::Cache(_) => Key::new("cache").field("directory"),
             Self::Tls(error) => {
                 let section = Key::new("server").field("tls");
@@ -115,6 +118,7 @@ impl Error {
             | Self::PushKey(_)
             | Self::State(_)
             | Self::StateKey(_)
+            | Self::Pins(_)
             | Self::AdminToken(_)
             | Self::Control(_)
             | Self::Tls(_) => self.source().map(|source| ErrorChain(source).to_string()).unwrap_or_default(),

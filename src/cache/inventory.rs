@@ -17,6 +17,7 @@ mod names;
 mod objects;
 mod page;
 mod reader;
+mod selection;
 mod summaries;
 mod survey;
 
@@ -31,13 +32,14 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use self::name::{ImageName, NameRef};
 pub(crate) use self::{
     details::{Details, ManifestDetails, Part},
     disk_usage::DiskUsage,
     page::{Image, Page, PageQuery, Sort},
+    selection::Selection,
     survey::PlatformState,
 };
 use self::{
@@ -80,6 +82,8 @@ struct InventoryInner {
     has_garbage: AtomicBool,
     /// Wakes the reader.
     work: Notify,
+    /// Changes when the reader has read all that there was to read.
+    readings: watch::Sender<()>,
     /// One question about all images at a time.
     questions: Semaphore,
 }
@@ -118,6 +122,7 @@ impl Inventory {
             is_failing: AtomicBool::new(false),
             has_garbage: AtomicBool::new(false),
             work: Notify::new(),
+            readings: watch::Sender::new(()),
             questions: Semaphore::new(1),
         }))
     }
@@ -323,6 +328,11 @@ impl Inventory {
             || self.0.is_busy.load(Ordering::Acquire)
     }
 
+    /// Changes when names, or what they consist of, may have changed.
+    pub(crate) fn readings(&self) -> watch::Receiver<()> {
+        self.0.readings.subscribe()
+    }
+
     /// How many images are known, and the bytes that they take in memory.
     pub fn memory(&self) -> (usize, usize) {
         (self.0.names.len(), self.0.names.memory() + self.0.summaries.read().memory())
@@ -339,13 +349,13 @@ fn manifest_key(visibility: Visibility, digest: &Digest) -> CompactKey {
 }
 
 /// Seconds since 1970.
-fn seconds(time: SystemTime) -> u32 {
+pub(super) fn seconds(time: SystemTime) -> u32 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// The time of so many seconds since 1970; 0 is none.
-fn time_of(seconds: u32) -> Option<SystemTime> {
+pub(super) fn time_of(seconds: u32) -> Option<SystemTime> {
     (seconds > 0).then(|| UNIX_EPOCH.checked_add(Duration::from_secs(seconds.into()))).flatten()
 }
 

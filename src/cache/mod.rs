@@ -5,6 +5,7 @@
 //! - [`ManifestCache`] serves manifests from memory over disk, and records where each tag points.
 //! - [`Lists`] serves tags, catalogs and referrers, and their last responses while the upstream fails.
 //! - [`Inventory`] tells which images are here, how they are used, and how much of each is here.
+//! - [`Pins`] keep images that an operator names from being evicted.
 //! - [`revalidate`] decides for tags, lists and clients' grants when a stale value is served.
 //! - [`Captures`] caches blobs while clients push them. [`Scrub`] verifies what is on disk.
 //!
@@ -23,6 +24,7 @@ pub(crate) mod list;
 mod make_room;
 pub(crate) mod manifest;
 mod outcome;
+pub(crate) mod pins;
 pub(crate) mod prefetch;
 mod reloadable_config;
 pub(crate) mod revalidate;
@@ -49,6 +51,7 @@ pub(crate) use self::{
     inventory::Inventory,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
     manifest::{CachedImage, ManifestCache, ManifestError, ManifestRequest, Place},
+    pins::Pins,
     prefetch::Images,
     reloadable_config::{NegativeTtl, ReloadableConfig},
     scrub::{Scrub, WholeHit},

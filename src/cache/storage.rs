@@ -37,6 +37,7 @@ mod temp_upload;
 mod verified_at;
 
 use std::{
+    collections::HashSet,
     fs::{DirBuilder, File},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -54,7 +55,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::{
     disk_log::{DiskLines, disk_lines},
-    lru_index::{CompactKey, Evicted, IndexKey, LruIndex, Victim},
+    lru_index::{CompactKey, Evicted, IndexKey, LruIndex, Victim, max_operator_bytes},
     recent_uses::{TOUCH_INTERVAL, Uses},
     reservation::GiveUp,
     scan::Foreign,
@@ -221,6 +222,21 @@ impl DiskStore {
 
     pub fn release_held(&self, key: &IndexKey) {
         self.0.index.release_held(&CompactKey::from(key));
+    }
+
+    /// Keeps these objects from being evicted, and no others that were kept by this: see [`DiskStore::max_operator_bytes`].
+    pub fn hold_for_operator(&self, wanted: &HashSet<CompactKey>) {
+        self.0.index.hold_for_operator(wanted);
+    }
+
+    /// How many bytes on disk are kept by [`DiskStore::hold_for_operator`].
+    pub fn operator_bytes(&self) -> u64 {
+        self.0.index.operator_bytes()
+    }
+
+    /// How many bytes may be kept so: what is more is evicted like the rest.
+    pub fn max_operator_bytes(&self) -> u64 {
+        max_operator_bytes(self.0.index.max_size())
     }
 
     fn path(&self, key: &IndexKey) -> PathBuf {

@@ -2,6 +2,7 @@
 
 mod du;
 mod ls;
+mod pin;
 mod show;
 
 use std::{
@@ -43,6 +44,25 @@ pub(super) enum CacheCommand {
         #[command(flatten)]
         running: RunningArguments,
     },
+    /// Pin images: they are not evicted, also what of them comes later; without a pattern, list the pins
+    Pin {
+        /// The images, such as node:22 or registry.k8s.io/*
+        #[arg(value_name = "PATTERN")]
+        patterns: Vec<String>,
+        /// How long they are pinned, such as 30d [default: until unpin]
+        #[arg(long = "for", value_name = "DURATION", requires = "patterns")]
+        duration: Option<String>,
+        #[command(flatten)]
+        running: RunningArguments,
+    },
+    /// Remove pins: what they kept may be evicted
+    Unpin {
+        /// The pins, as they were given
+        #[arg(value_name = "PATTERN", required = true)]
+        patterns: Vec<String>,
+        #[command(flatten)]
+        running: RunningArguments,
+    },
     /// Show what takes the room of the cache: by upstream and repository, and what belongs to no image
     Du(RunningArguments),
 }
@@ -62,11 +82,20 @@ impl CacheCommand {
     /// `control`: what `--control` says.
     ///
     /// # Errors
-    /// No forebay answers, or it has no such image.
+    /// No forebay answers, or it refuses.
     pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
-        let (Self::Ls { running, .. } | Self::Show { running, .. } | Self::Du(running)) = self;
+        let (Self::Ls { running, .. }
+        | Self::Show { running, .. }
+        | Self::Du(running)
+        | Self::Pin { running, .. }
+        | Self::Unpin { running, .. }) = self;
         let places = running.places(control)?;
         let (document, text): (Value, fn(&Value, SystemTime) -> String) = match self {
+            Self::Pin { patterns, duration, .. } if !patterns.is_empty() => {
+                return pin::pin(&places, patterns, duration.as_deref(), running.json);
+            }
+            Self::Unpin { patterns, .. } => return pin::unpin(&places, patterns, running.json),
+            Self::Pin { .. } => (get(&places, "pins")?, pin::list),
             Self::Ls { pattern, sort, limit, .. } => (images(&places, pattern.as_deref(), *sort, *limit)?, ls::text),
             Self::Show { image, .. } => (get(&places, &format!("images/{}", escaped(image)))?, show::text),
             Self::Du(_) => (get(&places, "du")?, du::text),

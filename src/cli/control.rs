@@ -90,8 +90,23 @@ pub(super) fn configuration(places: &[PathBuf]) -> Result<Value, ControlError> {
 /// # Errors
 /// No forebay listens in any of the places, or it does not answer.
 pub(super) fn get(places: &[PathBuf], path: &str) -> Result<Value, ControlError> {
+    exchange(places, (Method::GET, path, None))
+}
+
+/// POSTs a document to a resource that answers by another. Blocks.
+///
+/// # Errors
+/// No forebay listens in any of the places, or it does not answer.
+pub(super) fn change(places: &[PathBuf], path: &str, document: &Value) -> Result<Value, ControlError> {
+    exchange(places, (Method::POST, path, Some(document)))
+}
+
+fn exchange(
+    places: &[PathBuf],
+    (method, path, document): (Method, &str, Option<&Value>),
+) -> Result<Value, ControlError> {
     run(places, async |mut exchange| {
-        let answer = timeout(TIMEOUT, exchange.send(Method::GET, path, None)).await.map_err(anyhow::Error::from)??;
+        let answer = timeout(TIMEOUT, exchange.send(method, path, document)).await.map_err(anyhow::Error::from)??;
         let body = timeout(TIMEOUT, Limited::new(answer.into_body(), MAX_ANSWER).collect()).await;
         let body = body.map_err(anyhow::Error::from)?.map_err(|error| anyhow::anyhow!(error))?;
         Ok(serde_json::from_slice(&body.to_bytes()).map_err(anyhow::Error::from)?)

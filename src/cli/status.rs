@@ -71,6 +71,9 @@ fn page(status: &Value, now: SystemTime) -> String {
         cache["kinds"]["manifest"]["objects"],
         cache["kinds"]["tag"]["objects"],
     );
+    if let Some(pinned @ 1..) = cache["pinned_bytes"].as_u64() {
+        line += &format!("  {} pinned", text::bytes(pinned));
+    }
     if !cache["oldest_use"].is_null() {
         line += &format!("  oldest use {} ago", text::age(&cache["oldest_use"], now));
     }

@@ -196,6 +196,7 @@ pub(super) struct CacheFamilies {
     pub bytes: IntGaugeVec,
     pub max_bytes: IntGauge,
     pub filesystem_free: IntGauge,
+    pub pinned_bytes: IntGauge,
     /// Absent while no client has used anything.
     pub oldest_use: IntGaugeVec,
     pub objects: IntGaugeVec,
@@ -222,6 +223,7 @@ impl CacheFamilies {
                 "forebay_cache_filesystem_free_bytes",
                 "Bytes that forebay's user may still write to the file system of the cache.",
             )?,
+            pinned_bytes: gauge(r, "forebay_cache_pinned_bytes", "Bytes on disk that pins keep from being evicted.")?,
             oldest_use: gauges(
                 r,
                 "forebay_cache_oldest_use_timestamp_seconds",

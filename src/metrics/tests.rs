@@ -37,6 +37,7 @@ fn everything() -> Metrics {
     metrics.fill("docker.io", DownloadResult::UpstreamFailed);
     metrics.cache(ObjectKind::Partial, 1000, 3);
     metrics.cache_in_flight(500);
+    metrics.cache_pinned(300);
     metrics.cache_max(1 << 30);
     metrics.cache_filesystem_free(1 << 31);
     metrics.cache_oldest_use(Some(8));
@@ -125,6 +126,7 @@ fn the_names_of_the_contract_are_there() {
         ("forebay_cache_bytes", "gauge"),
         ("forebay_cache_max_bytes", "gauge"),
         ("forebay_cache_filesystem_free_bytes", "gauge"),
+        ("forebay_cache_pinned_bytes", "gauge"),
         ("forebay_cache_oldest_use_timestamp_seconds", "gauge"),
         ("forebay_cache_objects", "gauge"),
         ("forebay_evicted_bytes_total", "counter"),

@@ -92,12 +92,32 @@ impl Pattern {
     /// # Errors
     /// As [`Pattern::parse`].
     pub fn typed(text: &str, is_upstream: impl Fn(&str) -> bool) -> Result<Self, PatternError> {
-        match split(text) {
+        Self::typed_in_full(text, is_upstream).map(|(pattern, _)| pattern)
+    }
+
+    /// The same, and its text with the name in full: the same pattern whatever upstreams there are
+    /// ([`Pattern::parse_in_full`]).
+    ///
+    /// # Errors
+    /// As [`Pattern::parse`].
+    pub fn typed_in_full(text: &str, is_upstream: impl Fn(&str) -> bool) -> Result<(Self, String), PatternError> {
+        let pattern = match split(text) {
             (name, Some(_)) if !name.is_empty() && !name.contains('*') => {
-                Self::parse(&full_name(text, &is_upstream), is_upstream)
+                Self::parse(&full_name(text, &is_upstream), &is_upstream)
             }
-            _ => Self::parse(text, is_upstream),
-        }
+            _ => Self::parse(text, &is_upstream),
+        }?;
+        let is_name = !split(text).0.is_empty() && !split(text).0.contains('*');
+        Ok((pattern, if is_name { full_name(text, is_upstream) } else { text.to_owned() }))
+    }
+
+    /// Reads a text with the name in full.
+    ///
+    /// # Errors
+    /// As [`Pattern::parse`].
+    pub fn parse_in_full(text: &str) -> Result<Self, PatternError> {
+        let registry = text.split_once('/').map(|(registry, _)| registry);
+        Self::parse(text, |name| Some(name) == registry)
     }
 
     /// Whether the pattern matches the subject whole.
@@ -269,6 +289,13 @@ mod tests {
             (":*", ":*"),
         ] {
             assert_eq!(typed(text), parse(same), "{text}");
+        }
+        for text in
+            ["node", "node:*", "team/app:v*", "hub/team/app:1", "hub/app:v*", "harbor.lan:8443/*", "*/node:*", "*"]
+        {
+            let is_upstream = |name: &str| ["docker.io", "harbor.lan:8443", "hub"].contains(&name);
+            let (pattern, full) = Pattern::typed_in_full(text, is_upstream).unwrap();
+            assert_eq!(Pattern::parse_in_full(&full), Ok(pattern), "{text} {full}");
         }
         assert_eq!(typed(""), Err(PatternError::Empty));
         assert_eq!(typed("no de:*"), Err(PatternError::Character(' ')));

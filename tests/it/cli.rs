@@ -2,6 +2,7 @@
 
 pub mod descriptors;
 
+pub mod cache;
 pub mod check;
 pub mod config;
 pub mod directories;

@@ -39,6 +39,7 @@ mod cache {
     pub mod inventory;
     pub mod list;
     pub mod manifest;
+    pub mod pins;
     pub mod prefetch;
     pub mod scrub;
     pub mod slow_readers;

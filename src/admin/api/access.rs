@@ -27,6 +27,16 @@ pub(crate) enum Caller {
     },
 }
 
+impl Caller {
+    /// How the log tells by which way a person changed something.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Listener { .. } => "token",
+        }
+    }
+}
+
 /// What the client of the admin listener showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {

@@ -83,7 +83,7 @@ pub(super) fn over() -> ApiError {
 }
 
 fn image(image: &Image) -> Value {
-    let Image { name, digest, size, shared, platforms, pulls, last_use, confirmed, is_complete } = image;
+    let Image { name, digest, size, shared, platforms, pulls, last_use, confirmed, is_complete, is_pinned } = image;
     json!({
         "name": name.to_string(),
         "upstream": *name.upstream,
@@ -97,6 +97,7 @@ fn image(image: &Image) -> Value {
         "pulls": pulls,
         "last_use": last_use.map(time),
         "confirmed": confirmed.map(time),
+        "pinned": is_pinned,
         "complete": is_complete,
     })
 }

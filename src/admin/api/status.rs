@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     admin::{Readiness, State as Ready},
-    cache::{DiskStore, ObjectKind, storage::StoreStatus},
+    cache::{DiskStore, ObjectKind, Pins, pins::PinnedBytes, storage::StoreStatus},
     history::{History, Sums, Unconfigured, Window},
     metrics::{Label as _, Metrics},
     transport::ReloadableTls,
@@ -34,6 +34,7 @@ pub(crate) struct StatusSources {
     pub tls: Option<ReloadableTls>,
     pub metrics: Metrics,
     pub history: History,
+    pub pins: Pins,
 }
 
 /// What may need a person.
@@ -43,6 +44,7 @@ struct Findings<'a> {
     failed_reloads: Vec<&'static str>,
     certificate_until: Option<SystemTime>,
     store: &'a StoreStatus,
+    pinned: PinnedBytes,
     upstreams: Vec<(Arc<str>, State, Option<SystemTime>)>,
 }
 
@@ -56,6 +58,7 @@ impl StatusSources {
             failed_reloads: self.metrics.failed_reloads(),
             certificate_until,
             store: &store,
+            pinned: self.pins.bytes(),
             upstreams: upstreams.iter().map(state).collect(),
         };
         let unconfigured = self.history.unconfigured(sight.of_clients);
@@ -66,7 +69,7 @@ impl StatusSources {
             "started": time(self.started),
             "config_reloaded": !findings.failed_reloads.contains(&"config"),
             "certificate_until": certificate_until.map(time),
-            "cache": cache(&store),
+            "cache": cache(&store, findings.pinned),
             "sums": {
                 "hour": sums(self.history.sums(Window::Hour)),
                 "day": sums(self.history.sums(Window::Day)),
@@ -90,7 +93,7 @@ fn requested(unconfigured: &Unconfigured) -> Value {
     json!({ "name": name, "requests": requests, "last_request": time(*last), "peer": &**peer })
 }
 
-fn cache(store: &StoreStatus) -> Value {
+fn cache(store: &StoreStatus, pinned: PinnedBytes) -> Value {
     let StoreStatus { usage, max_bytes, min_free: _, free_bytes, is_scanned, oldest_use } = store;
     let objects: serde_json::Map<String, Value> = ObjectKind::EVERY
         .into_iter()
@@ -102,6 +105,8 @@ fn cache(store: &StoreStatus) -> Value {
         "max_bytes": max_bytes,
         "free_bytes": free_bytes,
         "in_flight_bytes": usage.in_flight,
+        "pinned_bytes": pinned.kept,
+        "pinned_and_not_kept_bytes": pinned.not_kept,
         "scanned": is_scanned,
         "oldest_use": oldest_use.map(time),
         "kinds": objects,
@@ -166,6 +171,11 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
         }
     }));
     sentences.extend(about_disk(findings.store));
+    if findings.pinned.not_kept > 0 {
+        let why = "pinned images take more than 80 % of cache.max_size, and some may be evicted: `forebay cache pin` \
+                   lists the pins";
+        sentences.push(why.to_owned());
+    }
     sentences
 }
 
@@ -199,10 +209,13 @@ mod tests {
         };
         let (low, full) = [5, 4].map(|free| StoreStatus { free_bytes: Some(free), ..good.clone() }).into();
         let unknown = StoreStatus { free_bytes: None, ..good.clone() };
-        let findings = |failed: &[&'static str], certificate_until, store, states: &[State]| {
+        let with_pins = |failed: &[&'static str], certificate_until, store, states: &[State], not_kept| {
             let upstreams = states.iter().map(|state| ("quay.io".into(), *state, Some(now))).collect();
-            attention(&Findings { now, failed_reloads: failed.to_vec(), certificate_until, store, upstreams })
+            let pinned = PinnedBytes { kept: 1, not_kept, most: 1 };
+            attention(&Findings { now, failed_reloads: failed.to_vec(), certificate_until, store, pinned, upstreams })
         };
+        let findings =
+            |failed: &[&'static str], until, store, states: &[State]| with_pins(failed, until, store, states, 0);
         assert_eq!(findings(&[], Some(now + 15 * day), &good, &[State::Ok, State::Unknown]), [""; 0]);
         assert_eq!(findings(&[], None, &low, &[]), [""; 0]);
         for (found, expected) in [
@@ -215,6 +228,7 @@ mod tests {
             (findings(&["tls"], None, &good, &[]), "the changed file of tls cannot be used"),
             (findings(&[], None, &full, &[]), "the file system of the cache has less free than half of cache.min_free"),
             (findings(&[], None, &unknown, &[]), "the file system of the cache does not answer"),
+            (with_pins(&[], None, &good, &[], 1), "pinned images take more than 80 % of cache.max_size"),
         ] {
             assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
         }

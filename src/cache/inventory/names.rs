@@ -41,6 +41,8 @@ pub(super) struct NameState {
     pub confirmed: u32,
     /// What the reader has to read of it.
     pub unread: Unread,
+    /// Whether an operator's pin is about it.
+    pub is_pinned: bool,
 }
 
 /// What is to be read of a name.
@@ -175,9 +177,9 @@ impl Names {
         self.len() > MAX_NAMES
     }
 
-    /// Drops a part of the names: those that were used, or else confirmed, the longest time ago.
+    /// Drops a part of the names: those that were used, or else confirmed, the longest time ago; pinned ones last.
     pub(super) fn trim(&self) {
-        let time = |state: &NameState| state.last_use.max(state.confirmed);
+        let time = |state: &NameState| if state.is_pinned { u32::MAX } else { state.last_use.max(state.confirmed) };
         let mut times = Vec::with_capacity(self.len());
         self.retain(|_, state| {
             times.push(time(state));

@@ -80,6 +80,7 @@ pub(crate) struct Image {
     pub last_use: Option<SystemTime>,
     pub confirmed: Option<SystemTime>,
     pub is_complete: bool,
+    pub is_pinned: bool,
 }
 
 impl FromStr for Sort {
@@ -175,7 +176,7 @@ impl Inventory {
 }
 
 /// Whether a name leads to anything, as far as is known.
-fn is_shown(state: &NameState) -> bool {
+pub(super) fn is_shown(state: &NameState) -> bool {
     state.manifest.is_some() || state.unread != Unread::Nothing
 }
 
@@ -233,6 +234,7 @@ fn image(survey: &mut Survey<'_>, Named { name, state }: &Named) -> Image {
         last_use: time_of(state.last_use),
         confirmed: time_of(state.confirmed),
         is_complete,
+        is_pinned: state.is_pinned,
     }
 }
 

@@ -69,7 +69,7 @@ impl Inventory {
     }
 
     /// Takes the names of the tags that have records on disk.
-    pub(super) fn rebuild(&self) {
+    pub(crate) fn rebuild(&self) {
         for key in self.0.store.tags() {
             let used =
                 || self.0.store.records_of(&key).into_iter().filter_map(|it| self.0.store.used_at(&IndexKey::Tag(it)));
@@ -113,6 +113,7 @@ impl Inventory {
         let inventory = self.clone();
         blocking(move || inventory.keep_bounds()).await;
         self.0.is_busy.store(false, Ordering::Release);
+        self.0.readings.send_replace(());
     }
 
     async fn in_batches<T: Send + 'static>(
@@ -150,7 +151,7 @@ impl Inventory {
         }
     }
 
-    fn read_name(&self, Named { name, state }: &Named) {
+    pub(super) fn read_name(&self, Named { name, state }: &Named) {
         let mut manifest = state.manifest.clone();
         if state.unread == Unread::Record
             && let Some(record) = name.tag_key().and_then(|tag| self.newest_record(&tag))

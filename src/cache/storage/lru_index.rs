@@ -38,6 +38,7 @@ use parking_lot::Mutex;
 
 pub use self::{
     evict::{Evicted, Victim},
+    holds::max_operator_bytes,
     key::{CompactKey, IndexKey},
     overhead::Overhead,
     readers::Pinned,
@@ -141,7 +142,7 @@ impl LruIndex {
     /// Changes the limit; [`LruIndex::shrink`] evicts what exceeds a lower one.
     pub fn set_max_size(&self, max_size: u64) {
         self.max_size.store(max_size, Ordering::Relaxed);
-        self.unpin_excess();
+        self.settle_holds();
     }
 
     /// A minute passed, whatever the clock says: a step of the system clock must not make objects look idle.
@@ -224,10 +225,12 @@ impl LruIndex {
         self.look(key, |shard, slot| shard.stamp(slot).minute())
     }
 
-    /// How many bytes an object takes on disk, if it has readers.
+    /// How many bytes on disk the end of an object's readers makes evictable.
     pub fn pinned_bytes(&self, key: &IndexKey) -> Option<u64> {
-        let bytes =
-            |shard: &Shard, slot| shard.at(slot).filter(|_| shard.is_pinned(slot)).map(|entry| allocated(entry.len));
+        let is_of_readers = |shard: &Shard, entry: &Entry, slot| shard.is_pinned(slot) && !self.is_held(&entry.key);
+        let bytes = |shard: &Shard, slot| {
+            shard.at(slot).filter(|entry| is_of_readers(shard, entry, slot)).map(|entry| allocated(entry.len))
+        };
         self.look(key, bytes).flatten()
     }
 
@@ -439,13 +442,18 @@ impl LruIndex {
     /// Why there is no room for `bytes`.
     pub fn shortage(&self, bytes: u64, spare: u64) -> Shortage {
         let sums = self.sums.lock();
-        let missing = sums.short(self.max_size(), bytes, spare).saturating_sub(sums.evictable(self.kept_by_readers()));
+        let missing = sums.short(self.max_size(), bytes, spare).saturating_sub(sums.evictable(self.not_evictable()));
         Shortage { missing, unlinking: sums.surplus() }
     }
 
-    /// How many bytes cannot be evicted because clients read them.
-    pub fn kept_by_readers(&self) -> u64 {
+    /// How many bytes cannot be evicted because clients read them, or because they are held.
+    pub fn not_evictable(&self) -> u64 {
         self.pinned.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes cannot be evicted only because clients read them.
+    pub fn kept_by_readers(&self) -> u64 {
+        self.not_evictable().saturating_sub(self.held_bytes())
     }
 
     /// How many bytes are reserved.

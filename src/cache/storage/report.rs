@@ -63,6 +63,7 @@ impl DiskStore {
         }
         metrics.cache_overhead(usage.overhead);
         metrics.cache_in_flight(usage.in_flight);
+        metrics.cache_pinned(self.0.index.operator_bytes());
         // Before the start-up scan is complete, the oldest use is not known.
         let oldest = self.0.index.oldest_use().filter(|_| self.is_scanned());
         metrics.cache_oldest_use(oldest.map(|minute| u64::from(minute) * 60));

@@ -46,11 +46,16 @@ struct Shard {
 impl DiskStore {
     /// Reads the whole directory. Errors are logged and skipped: a file that cannot be read is a miss.
     pub async fn scan(&self) {
-        let store = self.clone();
-        blocking(move || store.scan_blocking()).await;
+        self.scan_then(|| {}).await;
     }
 
-    fn scan_blocking(&self) {
+    /// The same; `prepare` runs when all is known that is on disk, and before anything of it can be evicted.
+    pub async fn scan_then(&self, prepare: impl FnOnce() + Send + 'static) {
+        let store = self.clone();
+        blocking(move || store.scan_blocking(prepare)).await;
+    }
+
+    fn scan_blocking(&self, prepare: impl FnOnce()) {
         let started = std::time::Instant::now();
         let root = &self.0.root;
         for leftover in self.0.leftovers.lock().drain(..) {
@@ -76,6 +81,8 @@ impl DiskStore {
             self.scan_tags(visibility, &tags, &tags, foreign);
         }
         self.scan_shards(&shards, foreign);
+        self.0.index.finish_scan();
+        prepare();
         self.finish_scan();
         foreign.report(root);
         let objects: u64 = ObjectKind::EVERY.iter().map(|kind| self.0.index.totals(*kind).objects).sum();
@@ -84,7 +91,6 @@ impl DiskStore {
 
     /// From here on, the index knows everything on disk, in its order.
     fn finish_scan(&self) {
-        self.0.index.finish_scan();
         self.settle_uses();
         self.0.scanned.send_replace(true);
         for key in std::mem::take(&mut *self.0.gone.lock()) {

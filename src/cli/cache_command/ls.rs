@@ -21,7 +21,7 @@ pub(super) fn text(document: &Value, now: SystemTime) -> String {
             image["pulls"].to_string(),
             age(&image["last_use"], now),
             age(&image["confirmed"], now),
-            state(image).to_owned(),
+            state(image),
         ]);
     }
     let left_out = match document["left_out"].as_u64() {
@@ -45,7 +45,12 @@ fn platforms(image: &Value) -> String {
     }
 }
 
-fn state(image: &Value) -> &'static str {
+fn state(image: &Value) -> String {
+    let pinned = if image["pinned"] == true { ", pinned" } else { "" };
+    format!("{}{pinned}", presence(image))
+}
+
+fn presence(image: &Value) -> &'static str {
     let is_any_here = image["platforms"].as_array().is_some_and(|all| all.iter().any(|one| one["here"] == true));
     match (image["complete"].as_bool(), image["size"].as_u64()) {
         (Some(true), _) => "complete",
@@ -72,6 +77,7 @@ mod tests {
                     "name": "docker.io/library/node:22", "size": 408_000_000, "shared": 120_000_000, "pulls": 1204,
                     "platforms": [platform("linux/amd64", true), platform("linux/arm64", false)],
                     "last_use": "2026-11-30T07:59:57Z", "confirmed": "2026-11-30T07:59:19Z", "complete": true,
+                    "pinned": true,
                 },
                 {
                     "name": "docker.io/library/php:8.1", "size": 4096, "shared": 0, "pulls": 2,
@@ -89,7 +95,7 @@ mod tests {
         let now = humantime::parse_rfc3339("2026-11-30T08:00:00Z").unwrap();
         let expected = "\
 IMAGE                      PLATFORMS    SIZE       SHARED     PULLS  LAST USE  CONFIRMED  STATE
-docker.io/library/node:22  linux/amd64  389.1 MiB  114.4 MiB  1204   3 s       41 s       complete
+docker.io/library/node:22  linux/amd64  389.1 MiB  114.4 MiB  1204   3 s       41 s       complete, pinned
 docker.io/library/php:8.1  a,b,c +2     4.0 KiB    0 B        2      19 d      -          partial
 ghcr.io/a/b:1              -            -          -          0      -         -          being read
 ghcr.io/a/b:2              -            8.0 KiB    0 B        0      -         -          manifest only

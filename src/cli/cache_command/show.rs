@@ -20,6 +20,7 @@ pub(super) fn text(image: &Value, now: SystemTime) -> String {
         ("last use", or_dash(age(&image["last_use"], now))),
         ("confirmed", or_dash(age(&image["confirmed"], now))),
         ("complete", if image["complete"] == true { "yes" } else { "no" }.to_owned()),
+        ("pinned", if image["pinned"] == true { "yes" } else { "no" }.to_owned()),
     ];
     let mut text = String::new();
     for (name, value) in lines {
@@ -86,6 +87,7 @@ pulls      3
 last use   3 s
 confirmed  -
 complete   no
+pinned     no
 
 linux/amd64
 PART           DIGEST    SIZE     HERE  SHARED WITH

@@ -84,7 +84,7 @@ impl LruIndex {
         let mut evicted = Evicted::default();
         {
             let mut sums = self.sums.lock();
-            let pinned = self.kept_by_readers();
+            let pinned = self.not_evictable();
             let excess = sums.total().saturating_sub(self.max_size()).min(sums.evictable(pinned));
             if sums.promise_for(0, excess, pinned).is_ok() {
                 evicted.debt = excess;
@@ -105,7 +105,7 @@ impl LruIndex {
         {
             let mut sums = self.sums.lock();
             let short = sums.short(self.max_size(), bytes, spare);
-            if sums.promise_for(bytes, short, self.kept_by_readers()).is_err() {
+            if sums.promise_for(bytes, short, self.not_evictable()).is_err() {
                 return (Err(NoRoom), evicted);
             }
             evicted.debt = short;

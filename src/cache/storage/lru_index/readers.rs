@@ -64,15 +64,19 @@ impl LruIndex {
         self.change(key, |shard, hash| {
             // The object is missing, or another one, if its file was deleted by hand meanwhile.
             let Some(slot) = shard.find(hash, key) else { return };
-            let len = shard.at(slot).map_or(0, |entry| entry.len);
-            if let Some(kept) = shard.kept_mut(slot).filter(|kept| kept.serial == serial && kept.pins > 0) {
-                kept.pins -= 1;
-                if kept.pins == 0 {
-                    self.pinned.fetch_sub(allocated(len), Ordering::Relaxed);
-                }
-            }
-            shard.tidy(slot);
+            self.unpin_slot(shard, slot, serial);
         });
+    }
+
+    pub(super) fn unpin_slot(&self, shard: &mut Shard, slot: u32, serial: u64) {
+        let len = shard.at(slot).map_or(0, |entry| entry.len);
+        if let Some(kept) = shard.kept_mut(slot).filter(|kept| kept.serial == serial && kept.pins > 0) {
+            kept.pins -= 1;
+            if kept.pins == 0 {
+                self.pinned.fetch_sub(allocated(len), Ordering::Relaxed);
+            }
+        }
+        shard.tidy(slot);
     }
 
     /// Keeps the file of a pinned object open, and closes another one if there are too many.

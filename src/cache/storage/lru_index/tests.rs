@@ -350,7 +350,7 @@ proptest! {
             let pinned: u64 = model.iter().filter(|(.., pins)| !pins.is_empty()).map(|(_, len, _)| allocated(*len)).sum();
             prop_assert_eq!(index.totals(ObjectKind::Blob).bytes, used);
             prop_assert_eq!(index.total(), used + promised.iter().sum::<u64>());
-            prop_assert_eq!(index.kept_by_readers(), pinned);
+            prop_assert_eq!(index.not_evictable(), pinned);
             prop_assert_eq!(index.totals(ObjectKind::Blob).objects, model.len() as u64);
         }
     }
@@ -413,7 +413,7 @@ fn threads_at_once_leave_the_sums_right() {
             });
         }
     });
-    assert_eq!((index.kept_by_readers(), index.reserved()), (0, 0));
+    assert_eq!((index.not_evictable(), index.reserved()), (0, 0));
     assert_eq!(index.total(), index.totals(ObjectKind::Blob).bytes);
     let kept: u64 = (0..THREADS)
         .flat_map(|thread| (0..2000).map(move |round| thread * 10_000 + round))

@@ -1,0 +1,162 @@
+//! Pins, and which images they are about (pure).
+
+use std::collections::HashMap;
+
+use crate::{
+    cache::{Visibility, inventory::ImageName},
+    rule::{Pattern, Subject},
+};
+
+/// How many pins there may be.
+pub(super) const MAX_PINS: usize = 10_000;
+/// How many of them may have a `*`: each of these is compared with each image.
+pub(super) const MAX_PATTERNS: usize = 500;
+
+/// A name or a pattern, and until when images that it matches are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pin {
+    /// With the name in full.
+    pub text: String,
+    pub pattern: Pattern,
+    /// In seconds since 1970; `None`: until it is removed.
+    pub until: Option<u32>,
+}
+
+/// All pins. One text has one pin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PinList {
+    /// Those without a `*`, by their texts: each is the name of one image.
+    names: HashMap<String, Pin>,
+    patterns: Vec<Pin>,
+}
+
+impl Pin {
+    pub(crate) fn is_over(&self, now: u32) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    pub(super) fn is_name(&self) -> bool {
+        !self.text.contains('*')
+    }
+
+    pub(crate) fn matches(&self, name: &ImageName) -> bool {
+        self.pattern.matches(&Subject::reference(&name.upstream, &name.repository, &name.reference))
+    }
+}
+
+impl PinList {
+    /// The list with one pin more; one of the same text goes.
+    pub(super) fn with(&self, pin: Pin) -> Self {
+        let mut list = self.without(&pin.text);
+        list.add(pin);
+        list
+    }
+
+    fn add(&mut self, pin: Pin) {
+        match pin.is_name() {
+            true => drop(self.names.insert(pin.text.clone(), pin)),
+            false => self.patterns.push(pin),
+        }
+    }
+
+    /// The list without the pin of this text.
+    pub(super) fn without(&self, text: &str) -> Self {
+        let mut list = self.clone();
+        list.names.remove(text);
+        list.patterns.retain(|pin| pin.text != text);
+        list
+    }
+
+    /// Divides the list into what is in force now, and what is over.
+    pub(super) fn in_force(&self, now: u32) -> (Self, Vec<Pin>) {
+        let over: Vec<Pin> = self.iter().filter(|pin| pin.is_over(now)).cloned().collect();
+        let mut list = self.clone();
+        list.names.retain(|_, pin| !pin.is_over(now));
+        list.patterns.retain(|pin| !pin.is_over(now));
+        (list, over)
+    }
+
+    pub(super) fn get(&self, text: &str) -> Option<&Pin> {
+        self.names.get(text).or_else(|| self.patterns.iter().find(|pin| pin.text == text))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pin> {
+        self.names.values().chain(&self.patterns)
+    }
+
+    /// The digests that are pinned by name.
+    pub(super) fn digests(&self) -> impl Iterator<Item = ImageName> {
+        let digests = self.names.keys().filter(|text| text.contains('@'));
+        digests.filter_map(|text| ImageName::parse(Visibility::Shared, text).ok())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.names.len() + self.patterns.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn are_too_many(&self) -> bool {
+        self.len() > MAX_PINS || self.patterns.len() > MAX_PATTERNS
+    }
+
+    /// Whether any of them is about an image.
+    pub(super) fn matches(&self, name: &ImageName) -> bool {
+        !self.is_empty()
+            && (self.patterns.iter().any(|pin| pin.matches(name)) || self.names.contains_key(&name.to_string()))
+    }
+}
+
+impl FromIterator<Pin> for PinList {
+    fn from_iter<I: IntoIterator<Item = Pin>>(pins: I) -> Self {
+        let mut list = Self::default();
+        pins.into_iter().for_each(|pin| list.add(pin));
+        list
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::cache::pins) fn pin(text: &str, until: Option<u32>) -> Pin {
+        Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).unwrap(), until }
+    }
+
+    #[test]
+    fn a_list_has_each_text_once_and_matches_by_any() {
+        let digest = format!("quay.io/a/b@sha256:{}", "1".repeat(64));
+        let texts = ["docker.io/library/node:22", "docker.io/library/php:*", &digest];
+        let list = texts.iter().fold(PinList::default(), |list, text| list.with(pin(text, None)));
+        for (name, expected) in [
+            ("docker.io/library/node:22", true),
+            ("docker.io/library/node:2", false),
+            ("docker.io/library/php:8.1", true),
+            ("docker.io/library/php2:8.1", false),
+            (&digest, true),
+            ("quay.io/a/b:1", false),
+        ] {
+            for visibility in Visibility::ALL {
+                assert_eq!(list.matches(&ImageName::parse(visibility, name).unwrap()), expected, "{name}");
+            }
+        }
+        assert_eq!(list.digests().map(|name| name.to_string()).collect::<Vec<_>>(), [&*digest]);
+        let again = texts.iter().fold(list.clone(), |list, text| list.with(pin(text, Some(9))));
+        assert_eq!((again.len(), again.get(&digest).unwrap().until), (3, Some(9)));
+        assert_eq!(texts.iter().fold(again.clone(), |list, text| list.without(text)), PinList::default());
+        assert_eq!(again.iter().cloned().collect::<PinList>(), again);
+        let mixed = list.with(pin(texts[0], Some(10))).with(pin(texts[1], Some(11)));
+        let (left, over) = mixed.in_force(10);
+        assert_eq!((left.len(), &*over), (2, &[pin(texts[0], Some(10))][..]));
+    }
+
+    #[test]
+    fn the_number_of_pins_is_bounded() {
+        let many =
+            |count: usize, tag: &str| (0..count).map(|n| pin(&format!("u/a{n}:{tag}"), None)).collect::<PinList>();
+        assert!(!many(MAX_PINS, "1").are_too_many() && many(MAX_PINS + 1, "1").are_too_many());
+        assert!(!many(MAX_PATTERNS, "*").are_too_many() && many(MAX_PATTERNS + 1, "*").are_too_many());
+    }
+}

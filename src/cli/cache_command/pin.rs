@@ -1,0 +1,124 @@
+//! `forebay cache pin` and `forebay cache unpin`.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use serde_json::{Value, json};
+
+use super::size;
+use crate::cli::{Failure, columns::Columns, control, output::print};
+
+/// Pins what the patterns match, one after the other.
+///
+/// # Errors
+/// forebay refuses one; those before it are in force.
+pub(super) fn pin(places: &[PathBuf], patterns: &[String], duration: Option<&str>, json: bool) -> Result<(), Failure> {
+    each(places, "pin", patterns, duration, if json { Value::to_string } else { pinned })
+}
+
+/// Removes the pins of these texts, one after the other.
+///
+/// # Errors
+/// There is no such pin; those before it are removed.
+pub(super) fn unpin(places: &[PathBuf], patterns: &[String], json: bool) -> Result<(), Failure> {
+    each(places, "unpin", patterns, None, if json { Value::to_string } else { unpinned })
+}
+
+fn each(
+    places: &[PathBuf],
+    verb: &str,
+    patterns: &[String],
+    duration: Option<&str>,
+    line: fn(&Value) -> String,
+) -> Result<(), Failure> {
+    for pattern in patterns {
+        let mut wanted = json!({ "match": pattern });
+        if let Some(duration) = duration {
+            wanted["for"] = duration.into();
+        }
+        let answer = control::change(places, &format!("/api/v1/images/{verb}"), &wanted)?;
+        print(&format!("{}\n", line(&answer)))?;
+    }
+    Ok(())
+}
+
+fn pinned(answer: &Value) -> String {
+    let name = answer["match"].as_str().unwrap_or_default();
+    let until = answer["until"].as_str().map(|until| format!(" until {until}")).unwrap_or_default();
+    let here = match answer["images"].as_u64() {
+        None | Some(0) => "nothing of it is in the cache yet".to_owned(),
+        Some(1) => format!("1 image, {}", size(&answer["bytes"])),
+        Some(images) => format!("{images} images, {}", size(&answer["bytes"])),
+    };
+    format!("{name}: pinned{until}; {here}")
+}
+
+fn unpinned(answer: &Value) -> String {
+    let name = answer["match"].as_str().unwrap_or_default();
+    let others = answer["still_pinned_by"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let others: Vec<&str> = others.collect();
+    match others.is_empty() {
+        true => format!("{name}: unpinned"),
+        false => format!("{name}: unpinned; still pinned by {}", others.join(", ")),
+    }
+}
+
+/// All pins.
+pub(super) fn list(document: &Value, _now: SystemTime) -> String {
+    let mut columns = Columns::new(["PIN", "UNTIL"]);
+    for pin in document["pins"].as_array().into_iter().flatten() {
+        columns.row(["match", "until"].map(|key| pin[key].as_str().unwrap_or_default().to_owned()));
+    }
+    let kept = format!(
+        "{} kept of {} that pins may keep",
+        size(&document["pinned_bytes"]),
+        size(&document["max_pinned_bytes"])
+    );
+    match document["pinned_and_not_kept_bytes"].as_u64() {
+        None | Some(0) => format!("{columns}\n{kept}\n"),
+        Some(_) => format!(
+            "{columns}\n{kept}; {} more are pinned and may be evicted\n",
+            size(&document["pinned_and_not_kept_bytes"])
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_line() {
+        let mut answer = json!({ "match": "a/b:1", "until": null, "images": 0, "bytes": 0 });
+        assert_eq!(pinned(&answer), "a/b:1: pinned; nothing of it is in the cache yet");
+        answer["until"] = "2026-12-30T08:00:00Z".into();
+        (answer["images"], answer["bytes"]) = (1.into(), 4096.into());
+        assert_eq!(pinned(&answer), "a/b:1: pinned until 2026-12-30T08:00:00Z; 1 image, 4.0 KiB");
+        answer["images"] = 7.into();
+        assert_eq!(pinned(&answer), "a/b:1: pinned until 2026-12-30T08:00:00Z; 7 images, 4.0 KiB");
+        assert_eq!(unpinned(&answer), "a/b:1: unpinned");
+        answer["still_pinned_by"] = json!(["a/*", "*"]);
+        assert_eq!(unpinned(&answer), "a/b:1: unpinned; still pinned by a/*, *");
+    }
+
+    #[test]
+    fn a_list_has_a_row_for_each_pin_and_their_sum() {
+        let mut document = json!({
+            "pins": [
+                { "match": "docker.io/library/node:22", "until": null },
+                { "match": "registry.k8s.io/*", "until": "2026-12-30T08:00:00Z" },
+            ],
+            "pinned_bytes": 4096, "pinned_and_not_kept_bytes": 0, "max_pinned_bytes": 8192,
+        });
+        let expected = "\
+PIN                        UNTIL
+docker.io/library/node:22  -
+registry.k8s.io/*          2026-12-30T08:00:00Z
+
+4.0 KiB kept of 8.0 KiB that pins may keep
+";
+        let text = |document: &Value| list(document, SystemTime::UNIX_EPOCH);
+        assert_eq!(text(&document), expected);
+        document["pinned_and_not_kept_bytes"] = 1024.into();
+        assert!(text(&document).ends_with("pins may keep; 1.0 KiB more are pinned and may be evicted\n"));
+    }
+}
