@@ -101,6 +101,7 @@ fn pulls(inventory: &Inventory, digests: &[Digest]) {
                     reference,
                     digest: &digests[image],
                     client: [192, 0, 2, 1].into(),
+                    is_fetched: false,
                 };
                 let began = Instant::now();
                 let pulled = inventory.note_get(used, &children);

@@ -32,7 +32,7 @@ use crate::{
         control_socket::{ControlSocket, SocketError},
     },
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
-    cache::{BlobCache, CacheContext, DiskStore, Images, Lists, ManifestCache, Pins, Scrub},
+    cache::{BlobCache, CacheContext, DiskStore, Images, Inventory, Lists, ManifestCache, Pins, Scrub},
     config::{Config, Loaded},
     history::History,
     metrics::Metrics,
@@ -41,7 +41,7 @@ use crate::{
     registry::{Authentication, ClientRates, Contents, Instance, ResponseMemory, Service, Table},
     route::AllowedHosts,
     transport::{HandshakeFailure, Listener, ReloadableTls, bind},
-    upstream::{Context, PrincipalKey, Upstream},
+    upstream::{Context, PrincipalKey, Registry, Upstream},
 };
 
 pub use self::{
@@ -82,6 +82,7 @@ pub struct App {
     upstream_context: Context,
     /// The upstreams that operators are told of.
     upstreams: CurrentUpstreams,
+    inventory: Inventory,
     routes: CurrentRoutes,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     admin_token: AdminToken,
@@ -124,6 +125,7 @@ impl App {
         upstream_context.rates.set(&config.upstreams);
         let upstreams = CurrentUpstreams::default();
         upstreams.store(all_upstreams(&table));
+        inventory.set_registries(registries(&table));
         let routes = CurrentRoutes::new(ArcSwap::from_pointee(table.routes.clone()));
         let history = History::new(upstream_context.content.clone());
         let explanations = Explanations::new(routes.clone(), rules, caches.manifests.clone(), history.clone());
@@ -176,7 +178,7 @@ impl App {
             let held = over.run_until_cancelled(hold_by_changed_rules(&manifests, &changed));
             tokio::join!(store.scan_then(move || pins_of_start.begin()), held);
         });
-        tasks.spawn(inventory.run(end.clone()));
+        tasks.spawn(inventory.clone().run(end.clone()));
         tasks.spawn(pins.run(end.clone()));
         tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
@@ -211,6 +213,7 @@ impl App {
             trusted,
             upstream_context,
             upstreams,
+            inventory,
             routes,
             admin_hosts,
             admin_token,
@@ -273,6 +276,7 @@ impl App {
         }
         self.replace_rules(&config);
         self.upstreams.store(all_upstreams(&table));
+        self.inventory.set_registries(registries(&table));
         self.routes.store(Arc::new(table.routes.clone()));
         self.service.table.store(Arc::new(table));
         self.upstream_context.rates.set(&config.upstreams);
@@ -359,6 +363,10 @@ fn caches(config: &Config, context: CacheContext) -> Caches {
 /// The upstreams that requests are routed to.
 fn all_upstreams(table: &Table) -> Arc<Vec<Upstream>> {
     Arc::new(table.routes.upstreams().cloned().collect())
+}
+
+fn registries(table: &Table) -> Vec<Registry> {
+    table.routes.upstreams().map(|upstream| upstream.registry().clone()).collect()
 }
 
 /// Opens the control socket, and serves it as one of `tasks` until `end`. Blocks.

@@ -27,7 +27,7 @@ pub use self::finished_request::FinishedRequest;
 pub use self::sums::{Sums, Window};
 pub(crate) use self::{
     filter::Filter,
-    follow::{Followed, Follower},
+    follow::{Followed, Follower, Happening},
     position::Position,
     pull::Pull,
     unconfigured::Unconfigured,

@@ -17,6 +17,7 @@ mod pins;
 mod requests;
 mod response;
 mod status;
+mod turns;
 mod upstream_pause;
 mod upstream_test;
 mod upstreams;
@@ -34,6 +35,7 @@ use self::{
     happenings::FollowerPlaces,
     parameters::Parameters,
     response::{json, text},
+    turns::Turns,
 };
 pub(crate) use self::{
     explain::{CurrentRoutes, Explanations},
@@ -80,6 +82,7 @@ pub(crate) struct Sources {
 pub(crate) struct Api {
     sources: Arc<Sources>,
     places: Arc<FollowerPlaces>,
+    turns: Arc<Turns>,
 }
 
 /// What a request is about.
@@ -162,7 +165,7 @@ impl<'a> Action<'a> {
 
 impl Api {
     pub(crate) fn new(sources: Sources) -> Self {
-        Self { sources: Arc::new(sources), places: Arc::default() }
+        Self { sources: Arc::new(sources), places: Arc::default(), turns: Arc::default() }
     }
 
     /// Responds to a request by this caller.
@@ -177,6 +180,7 @@ impl Api {
         let sight = admit(caller, action.need)?;
         let Sources { config, upstreams, status, tests, history, inventory, explanations, pins } = &*self.sources;
         let upstreams = upstreams.load_full();
+        let turn = self.turns.take(caller);
         let no_parameters = || Parameters::parse(query, &[]).map(drop).map_err(ApiError::from);
         let of_history = || requests::Query::parse(query, sight, &upstreams);
         let is_upstream = |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name);
@@ -194,16 +198,16 @@ impl Api {
                 no_parameters()?;
                 explanations.run(json_body::read(&head.headers, body).await?)
             }
-            Resource::Requests => requests::requests(history.clone(), of_history()?).await,
-            Resource::Pulls => requests::pulls(history.clone(), of_history()?).await,
+            Resource::Requests => requests::requests(history.clone(), of_history()?, turn.await?).await,
+            Resource::Pulls => requests::pulls(history.clone(), of_history()?, turn.await?).await,
             Resource::Events => {
                 let filter = requests::filter_of_events(query, sight, &upstreams)?;
                 self.places.follow(caller, history, filter)
             }
-            Resource::Images => images::page(inventory, images::query(query, sight, is_upstream)?).await,
+            Resource::Images => images::page(inventory, images::query(query, sight, is_upstream)?, turn.await?).await,
             Resource::Image(name) => {
-                no_parameters()?;
-                images::details(inventory, name, sight, is_upstream).await
+                let part = images::part(query)?;
+                images::details(inventory, (name, part), sight, is_upstream, turn.await?).await
             }
             Resource::Pins => no_parameters().map(|()| pins::list(pins, is_hidden)),
             Resource::PinImages => {
@@ -216,7 +220,7 @@ impl Api {
             }
             Resource::DiskUsage => {
                 no_parameters()?;
-                du::usage(inventory, status.store.status().max_bytes, sight).await
+                du::usage(inventory, status.store.status().max_bytes, sight, turn.await?).await
             }
         }
     }

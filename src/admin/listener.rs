@@ -32,6 +32,8 @@ use crate::{
 
 /// Enough for Prometheus, a few probes, and a browser.
 const MAX_CONNECTIONS: usize = 64;
+/// Browsers and Prometheus use HTTP/1; each unread response of a stream takes memory.
+const MAX_STREAMS: u32 = 4;
 /// Responses are small and immediate.
 const DRAIN: Duration = Duration::from_secs(1);
 /// The text format that Prometheus has read since 2014.
@@ -50,7 +52,8 @@ pub(crate) struct AdminListener {
 impl AdminListener {
     /// Serves operators until `shutdown`, which should come after the drain of the registry's port.
     pub(crate) async fn run(self, listener: TcpListener, shutdown: CancellationToken) {
-        Listener::clear(listener, MAX_CONNECTIONS, DRAIN).run(Arc::new(self), shutdown).await;
+        let listener = Listener::clear(listener, MAX_CONNECTIONS, DRAIN).with_streams(MAX_STREAMS);
+        listener.run(Arc::new(self), shutdown).await;
     }
 
     fn page(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {

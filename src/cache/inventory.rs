@@ -7,6 +7,7 @@
 //! What must hold: a note keeps no request waiting for the disk, or for an operator's question; names and memory are
 //! bounded; nothing here counts as a use of an object.
 
+mod bounds;
 mod details;
 mod disk_usage;
 mod document;
@@ -17,6 +18,8 @@ mod names;
 mod objects;
 mod page;
 mod reader;
+mod registries;
+mod repositories;
 mod selection;
 mod summaries;
 mod survey;
@@ -31,6 +34,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -44,7 +48,7 @@ pub(crate) use self::{
 };
 use self::{
     given::GivenDigests,
-    names::{Names, Unread},
+    names::{NameState, Names, Unread},
     summaries::Summaries,
 };
 use super::{
@@ -55,7 +59,10 @@ use super::{
         tag_record::TagKey,
     },
 };
-use crate::oci::{Digest, Reference, Repository};
+use crate::{
+    oci::{Digest, Reference, Repository},
+    upstream::Registry,
+};
 
 /// How many manifests that came are remembered until they are read; if more come, all names are looked at again.
 const MAX_LANDED: usize = 4096;
@@ -66,10 +73,14 @@ pub struct Inventory(Arc<InventoryInner>);
 
 struct InventoryInner {
     store: DiskStore,
+    /// How many bytes names and summaries may take.
+    max_memory: usize,
     names: Names,
     summaries: RwLock<Summaries>,
     given: GivenDigests,
     landed: Mutex<Landed>,
+    /// The registries that the upstreams are now.
+    registries: ArcSwap<Vec<Registry>>,
     /// Where the use of images is kept.
     state: Mutex<Option<PathBuf>>,
     /// Whether the names that the disk has are known.
@@ -85,7 +96,7 @@ struct InventoryInner {
     /// Changes when the reader has read all that there was to read.
     readings: watch::Sender<()>,
     /// One question about all images at a time.
-    questions: Semaphore,
+    questions: Arc<Semaphore>,
 }
 
 /// The manifests that came and were not read yet.
@@ -106,16 +117,24 @@ pub struct ManifestUse<'a> {
     /// What it gets.
     pub digest: &'a Digest,
     pub client: IpAddr,
+    /// The upstream has just answered for this repository: what is cached is served for any repository.
+    pub is_fetched: bool,
 }
 
 impl Inventory {
     pub fn new(store: DiskStore) -> Self {
+        Self::within(bounds::MAX_MEMORY, store)
+    }
+
+    fn within(max_memory: usize, store: DiskStore) -> Self {
         Self(Arc::new(InventoryInner {
             store,
+            max_memory,
             names: Names::default(),
             summaries: RwLock::default(),
             given: GivenDigests::default(),
             landed: Mutex::default(),
+            registries: ArcSwap::default(),
             state: Mutex::default(),
             is_rebuilt: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
@@ -123,7 +142,7 @@ impl Inventory {
             has_garbage: AtomicBool::new(false),
             work: Notify::new(),
             readings: watch::Sender::new(()),
-            questions: Semaphore::new(1),
+            questions: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -239,7 +258,7 @@ impl Inventory {
 
     /// A client gets the head of a manifest.
     pub(crate) fn note_head(&self, used: ManifestUse<'_>) {
-        let ManifestUse { visibility, upstream, repository, reference, digest, client } = used;
+        let ManifestUse { visibility, upstream, repository, reference, digest, client, .. } = used;
         let place = self.0.given.place(client, upstream, repository);
         self.0.given.note_head(place, reference, digest);
         let now = seconds(SystemTime::now());
@@ -250,20 +269,15 @@ impl Inventory {
     }
 
     /// A client gets a manifest; `children`: the fronts of the digests of an index. Returns the tag or digest that the
-    /// request pulls, if it is a pull.
+    /// request pulls, if it is a pull. A name by digest is added for a repository that the upstream is known to have: a
+    /// client may make up any other one.
     pub fn note_get(&self, used: ManifestUse<'_>, children: &[u64]) -> Option<Reference> {
-        let ManifestUse { visibility, upstream, repository, reference, digest, client } = used;
+        let ManifestUse { visibility, upstream, repository, reference, digest, client, is_fetched } = used;
         let place = self.0.given.place(client, upstream, repository);
         let pulled = self.0.given.note_get(place, reference, digest, children)?;
         let now = seconds(SystemTime::now());
         let name = NameRef::new(visibility, upstream, repository, &pulled);
-        let owned = || ImageName {
-            visibility,
-            upstream: upstream.clone(),
-            repository: repository.clone(),
-            reference: pulled.clone(),
-        };
-        let is_new = self.0.names.with_new(name, owned, |state| {
+        let count = |state: &mut NameState| {
             state.pulls = state.pulls.saturating_add(1);
             state.last_use = now;
             let is_new = state.manifest.is_none();
@@ -272,8 +286,24 @@ impl Inventory {
                 state.unread = Unread::Manifest;
             }
             is_new
-        });
-        self.0.names.note_change();
+        };
+        let may_add = is_fetched
+            || visibility == Visibility::PerClient
+            || matches!(pulled, Reference::Tag(_))
+            || self.0.names.has_repository(visibility, upstream, repository);
+        let owned = || ImageName {
+            visibility,
+            upstream: upstream.clone(),
+            repository: repository.clone(),
+            reference: pulled.clone(),
+        };
+        let is_new = match may_add {
+            true => self.0.names.with_new(name, owned, count),
+            false => self.0.names.with(name, count),
+        };
+        if is_new.is_some() {
+            self.0.names.note_change();
+        }
         if is_new == Some(true) {
             self.0.work.notify_one();
         }
@@ -299,9 +329,14 @@ impl Inventory {
 
     /// Answers a question about all images on the blocking pool, one at a time; `None` if the process ends.
     async fn answer<T: Send + 'static>(&self, question: impl FnOnce(&Self) -> T + Send + 'static) -> Option<T> {
-        let _turn = self.0.questions.acquire().await.ok()?;
+        let turn = self.0.questions.clone().acquire_owned().await.ok()?;
         let inventory = self.clone();
-        Some(blocking(move || question(&inventory)).await)
+        let work = move || {
+            // Held until the work is done: the client may leave before that.
+            let _turn = turn;
+            question(&inventory)
+        };
+        Some(blocking(work).await)
     }
 
     /// A page of the images that are here.

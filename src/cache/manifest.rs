@@ -249,16 +249,17 @@ impl ManifestCache {
     }
 
     /// Records that a client at this address reads a manifest, which it named so; returns whether that is a pull of an
-    /// image.
+    /// image. `outcome`: where the manifest comes from.
     pub(crate) fn note_read(
         &self,
         (upstream, repository, reference): (&Upstream, &Repository, &Reference),
-        content: &VerifiedManifest,
+        (content, outcome): (&VerifiedManifest, Outcome),
         client: IpAddr,
     ) -> bool {
         self.0.images.note_read(upstream.registry(), repository, content, client);
         let used = manifest_use((upstream, repository, reference), &content.digest, client);
-        self.0.inventory.note_get(used, &content.children).is_some()
+        let is_fetched = matches!(outcome, Outcome::Miss | Outcome::Joined | Outcome::Revalidated);
+        self.0.inventory.note_get(ManifestUse { is_fetched, ..used }, &content.children).is_some()
     }
 
     /// Records that a client at this address gets the head of a manifest, which it named so.
@@ -294,5 +295,6 @@ fn manifest_use<'a>(
         reference,
         digest,
         client,
+        is_fetched: false,
     }
 }

@@ -216,9 +216,9 @@ async fn a_follower_that_lags_learns_what_it_lost() {
     }
     let mut new = history.follow();
     assert!(matches!(slow.next().await, Some(Followed::LeftOut(76))));
-    assert!(matches!(slow.next().await, Some(Followed::Request(request)) if request.id.number == 76));
+    assert!(matches!(slow.next().await, Some(Followed::Request(told)) if told.request.id.number == 76));
     history.add(FinishedRequest::of_test(2000, now));
-    assert!(matches!(new.next().await, Some(Followed::Request(request)) if request.id.number == 2000));
+    assert!(matches!(new.next().await, Some(Followed::Request(told)) if told.request.id.number == 2000));
     drop(history);
     for _ in 77..1101 {
         assert!(matches!(slow.next().await, Some(Followed::Request(_))));

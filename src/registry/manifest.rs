@@ -10,7 +10,7 @@ use crate::{
     auth::Resource,
     cache::{
         ManifestError, ManifestRequest,
-        manifest::{ManifestHead, ServedManifest, VerifiedManifest},
+        manifest::{ManifestHead, ServedManifest},
     },
     error::{Cached, Error, ErrorKind},
     oci::{Digest, Operation, Reference, Repository, is_referrers_tag},
@@ -39,7 +39,7 @@ impl Service {
         let served = manifests.get_in_memory(upstream, repository, reference, &accept, tag_digest, &rules)?;
         match exchange.is_head() {
             true => self.note_head(exchange, upstream, repository, reference, &served.content.digest),
-            false => self.note_get(exchange, upstream, repository, reference, &served.content),
+            false => self.note_get(exchange, upstream, repository, reference, &served),
         }
         exchange.record.outcome = served.outcome;
         let digest = &served.content.digest;
@@ -133,7 +133,7 @@ impl Service {
                 self.or_previous(exchange, request, reference, served).await?
             }
         };
-        self.note_get(exchange, upstream, repository, reference, &served.content);
+        self.note_get(exchange, upstream, repository, reference, &served);
         exchange.record.outcome = served.outcome;
         let digest = &served.content.digest;
         let not_modified = exchange.not_modified(digest, served.confirmed);
@@ -148,11 +148,12 @@ impl Service {
         upstream: &Upstream,
         repository: &Repository,
         reference: &Reference,
-        content: &VerifiedManifest,
+        ServedManifest { content, outcome, .. }: &ServedManifest,
     ) {
         let (manifests, client) = (&self.caches.manifests, exchange.peer());
         let tag = exchange.held_tag.as_ref();
-        let is_pull = manifests.note_read((upstream, repository, tag.unwrap_or(reference)), content, client);
+        let named = (upstream, repository, tag.unwrap_or(reference));
+        let is_pull = manifests.note_read(named, (content, *outcome), client);
         if let Some(tag) = tag {
             manifests.note_held((upstream, repository, tag), &content.digest, client);
         }

@@ -18,6 +18,8 @@ pub(super) struct ServeContext {
     /// hyper hands on buffers as they are, so that the kernel may send parts of files.
     pub(super) keeps_buffers: bool,
     pub(super) timeouts: Timeouts,
+    /// HTTP/2: concurrent requests of one client.
+    pub(super) max_streams: u32,
     pub(super) tls: Option<ReloadableTls>,
     pub(super) metrics: Option<Metrics>,
     pub(super) log: Arc<ClientLog>,

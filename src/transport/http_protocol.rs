@@ -36,7 +36,7 @@ const HEAD_BYTES: u32 = 28 * 1024;
 const HTTP1_BUFFER: usize = 32 * 1024;
 /// HTTP/2: concurrent requests of one client. RFC 9113 section 6.5.2 recommends no fewer; each stream may hold [`SEND_BUFFER`]
 /// bytes of memory.
-const MAX_STREAMS: u32 = 100;
+pub(super) const MAX_STREAMS: u32 = 100;
 /// HTTP/2: bytes of request bodies that a client may send before they are read, per stream and per connection. A push sends at
 /// most a stream's window per round trip; a push whose upstream stalls must not fill the connection's window.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -103,13 +103,13 @@ pub(super) async fn http1<H, I>(
     note_end(result, peer, reset, context);
 }
 
-fn http2_builder(streams: StreamExecutor, timeouts: &Timeouts) -> http2::Builder<StreamExecutor> {
+fn http2_builder(streams: StreamExecutor, max_streams: u32, timeouts: &Timeouts) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(timeouts.ping_interval)
         .keep_alive_timeout(timeouts.ping_timeout)
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(max_streams)
         .max_header_list_size(HEAD_BYTES)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -156,7 +156,7 @@ pub(super) async fn http2<H, I>(
             Ok::<_, Infallible>(response.map(StallTimed::new))
         }
     });
-    let builder = http2_builder(streams, timeouts);
+    let builder = http2_builder(streams, context.max_streams, timeouts);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(WriteBuffer::new(io)), service));
     tokio::select! {
         result = serving.as_mut() => return note_end(result, peer, reset, context),

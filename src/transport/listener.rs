@@ -57,6 +57,7 @@ pub struct Listener {
     trusted: TrustedNetworks,
     drain_timeout: Duration,
     timeouts: Timeouts,
+    max_streams: u32,
     tls: Option<ReloadableTls>,
     metrics: Option<Metrics>,
     /// Whether a spare descriptor serves a client, instead of refusing it.
@@ -116,6 +117,7 @@ impl Listener {
             trusted,
             drain_timeout: config.drain_timeout,
             timeouts: config.timeouts,
+            max_streams: http_protocol::MAX_STREAMS,
             tls,
             metrics: Some(metrics),
             served_by_reserve: false,
@@ -132,6 +134,7 @@ impl Listener {
             trusted: TrustedNetworks::default(),
             drain_timeout,
             timeouts: Timeouts::default(),
+            max_streams: http_protocol::MAX_STREAMS,
             tls: None,
             metrics: None,
             served_by_reserve: true,
@@ -142,6 +145,13 @@ impl Listener {
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Listener {
         self.timeouts = timeouts;
+        self
+    }
+
+    /// Serves no more concurrent requests of one client than this over HTTP/2.
+    #[must_use]
+    pub fn with_streams(mut self, max_streams: u32) -> Listener {
+        self.max_streams = max_streams;
         self
     }
 
@@ -181,6 +191,7 @@ impl Listener {
                 metrics: self.metrics,
                 log,
                 timeouts: self.timeouts,
+                max_streams: self.max_streams,
                 tasks: TaskTracker::new(),
                 drain: shutdown.clone(),
                 abort: CancellationToken::new(),

@@ -1,25 +1,35 @@
 //! `GET /api/v1/du`: what takes the room of the cache.
 
 use http::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     access::Sight,
     images::over,
-    response::{ApiBody, ApiError, json as document},
+    response::{ApiBody, ApiError},
+    turns::Turn,
 };
 use crate::cache::{Inventory, inventory::DiskUsage};
 
 /// `max_size`: how many bytes the cache may take.
-pub(super) async fn usage(inventory: &Inventory, max_size: u64, sight: Sight) -> Result<Response<ApiBody>, ApiError> {
+pub(super) async fn usage(
+    inventory: &Inventory,
+    max_size: u64,
+    sight: Sight,
+    turn: Turn,
+) -> Result<Response<ApiBody>, ApiError> {
     let usage = inventory.disk_usage(sight.of_clients).await.ok_or_else(over)?;
-    let DiskUsage { total, upstreams, several, of_clients, no_image, tags, partial, overhead, in_flight, .. } = &usage;
+    turn.document(move || serde_json::to_string(&document(&usage, max_size))).await
+}
+
+fn document(usage: &DiskUsage, max_size: u64) -> Value {
+    let DiskUsage { total, upstreams, several, of_clients, no_image, tags, partial, overhead, in_flight, .. } = usage;
     let by_upstream = upstreams.iter().map(|(upstream, bytes)| json!({ "upstream": **upstream, "bytes": bytes }));
     let by_repository = usage
         .repositories
         .iter()
         .map(|(upstream, repository, bytes)| json!({ "name": format!("{upstream}/{repository}"), "bytes": bytes }));
-    Ok(document(&json!({
+    json!({
         "total": total,
         "max_size": max_size,
         "upstreams": by_upstream.collect::<Vec<_>>(),
@@ -32,5 +42,5 @@ pub(super) async fn usage(inventory: &Inventory, max_size: u64, sight: Sight) ->
         "in_flight": in_flight,
         "repositories": by_repository.collect::<Vec<_>>(),
         "reading": usage.is_reading,
-    })))
+    })
 }

@@ -30,9 +30,14 @@ pub(crate) struct Event {
 
 impl Event {
     /// The event as it is sent. JSON has no line breaks outside of strings, and inside they are escaped.
-    fn encode(&self) -> Bytes {
-        format!("event: {}\ndata: {}\n\n", self.name, self.data).into()
+    pub(super) fn encode(&self) -> Bytes {
+        encode(self.name, &self.data.to_string())
     }
+}
+
+/// An event of this name, with data that is JSON.
+pub(super) fn encode(name: &str, json: &str) -> Bytes {
+    format!("event: {name}\ndata: {json}\n\n").into()
 }
 
 /// A response that sends events as they happen, and ends with them.
@@ -40,11 +45,11 @@ pub(crate) fn events(events: impl Stream<Item = Event> + Send + 'static) -> Resp
     respond(events.map(|event| event.encode()))
 }
 
-/// The same for events that may be rare, without an end.
-pub(crate) fn lasting_events(events: impl Stream<Item = Event> + Send + 'static) -> Response<ApiBody> {
+/// The same for encoded events that may be rare, one or several at a time, without an end.
+pub(super) fn lasting_events(events: impl Stream<Item = Bytes> + Send + 'static) -> Response<ApiBody> {
     respond(stream::unfold(Box::pin(events), |mut events| async move {
         let told = match timeout(MAX_SILENCE, events.next()).await {
-            Ok(event) => event?.encode(),
+            Ok(events) => events?,
             Err(_) => COMMENT,
         };
         Some((told, events))
@@ -72,12 +77,13 @@ mod tests {
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "event: done\ndata: {\"text\":\"a\\nb\"}\n\nevent: done\ndata: null\n\n");
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_has_comments() {
         let event = Event { name: "request", data: json!(1) };
         let late = stream::once(async move {
             tokio::time::sleep(MAX_SILENCE * 5 / 2).await;
-            event
+            event.encode()
         });
         let body = lasting_events(late).into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, ":\n\n:\n\nevent: request\ndata: 1\n\n");

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{
     access::Sight,
     parameters::{ParameterError, Parameters},
-    response::{ApiBody, ApiError, json as document},
+    response::{ApiBody, ApiError},
+    turns::Turn,
     upstreams::time,
 };
 use crate::{
@@ -47,30 +48,49 @@ pub(super) fn query(
 }
 
 /// A page of images.
-pub(super) async fn page(inventory: &Inventory, query: PageQuery) -> Result<Response<ApiBody>, ApiError> {
-    let Page { images, next, is_reading, left_out } = inventory.page(query).await.ok_or_else(over)?;
-    Ok(document(&json!({
-        "images": images.iter().map(image).collect::<Vec<_>>(),
-        "next": next.map(|next| next.to_string()),
-        "reading": is_reading,
-        "left_out": left_out,
-    })))
+pub(super) async fn page(inventory: &Inventory, query: PageQuery, turn: Turn) -> Result<Response<ApiBody>, ApiError> {
+    let page = inventory.page(query).await.ok_or_else(over)?;
+    turn.document(move || {
+        let Page { images, next, is_reading, left_out } = page;
+        serde_json::to_string(&json!({
+            "images": images.iter().map(image).collect::<Vec<_>>(),
+            "next": next.map(|next| next.to_string()),
+            "reading": is_reading,
+            "left_out": left_out,
+        }))
+    })
+    .await
+}
+
+/// In which part of the cache an image is looked for; `None`: in each that the caller may see.
+///
+/// # Errors
+/// A parameter is unknown, or its value cannot be used.
+pub(super) fn part(query: Option<&str>) -> Result<Option<Visibility>, ParameterError> {
+    let parameters = Parameters::parse(query, &["access"])?;
+    parameters.value("access", |text| match text {
+        "shared" => Ok(Visibility::Shared),
+        "client" => Ok(Visibility::PerClient),
+        _ => Err("write shared or client"),
+    })
 }
 
 /// One image, by the name in the path.
 pub(super) async fn details(
     inventory: &Inventory,
-    name: &str,
+    (name, part): (&str, Option<Visibility>),
     sight: Sight,
     is_upstream: impl Fn(&str) -> bool,
+    turn: Turn,
 ) -> Result<Response<ApiBody>, ApiError> {
     let text: Cow<'_, str> = percent_decode_str(name).decode_utf8_lossy();
     let full = rule::full_name(&text, is_upstream);
     for visibility in Visibility::ALL {
         let may_see = sight.of_clients || visibility == Visibility::Shared;
-        let Some(name) = ImageName::parse(visibility, &full).ok().filter(|_| may_see) else { continue };
+        let is_wanted = may_see && part.is_none_or(|part| part == visibility);
+        let Some(name) = ImageName::parse(visibility, &full).ok().filter(|_| is_wanted) else { continue };
         if let Some(details) = inventory.details(name).await {
-            return Ok(document(&image_details(&details)));
+            return turn.document(move || serde_json::to_string(&image_details(&details))).await;
         }
     }
     let full: String = full.chars().take(600).collect();
@@ -83,7 +103,19 @@ pub(super) fn over() -> ApiError {
 }
 
 fn image(image: &Image) -> Value {
-    let Image { name, digest, size, shared, platforms, pulls, last_use, confirmed, is_complete, is_pinned } = image;
+    let Image {
+        name,
+        digest,
+        size,
+        shared,
+        platforms,
+        more_platforms,
+        pulls,
+        last_use,
+        confirmed,
+        is_complete,
+        is_pinned,
+    } = image;
     json!({
         "name": name.to_string(),
         "upstream": *name.upstream,
@@ -94,6 +126,7 @@ fn image(image: &Image) -> Value {
         "size": size,
         "shared": shared,
         "platforms": platforms.iter().map(platform).collect::<Vec<_>>(),
+        "more_platforms": more_platforms,
         "pulls": pulls,
         "last_use": last_use.map(time),
         "confirmed": confirmed.map(time),
@@ -113,6 +146,7 @@ fn image_details(details: &Details) -> Value {
         let media_type = details.media_type.as_ref().map(|kind| kind.as_str().to_owned());
         fields.insert("media_type".to_owned(), media_type.into());
         fields.insert("manifests".to_owned(), details.manifests.iter().map(manifest).collect::<Vec<_>>().into());
+        fields.insert("left_out".to_owned(), details.left_out.into());
     }
     value
 }
@@ -120,13 +154,13 @@ fn image_details(details: &Details) -> Value {
 fn manifest(details: &ManifestDetails) -> Value {
     json!({
         "platform": details.platform.as_ref().map(Platform::as_str),
-        "manifest": part(&details.manifest),
-        "configuration": details.configuration.as_ref().map(part),
-        "layers": details.layers.iter().map(part).collect::<Vec<_>>(),
+        "manifest": object(&details.manifest),
+        "configuration": details.configuration.as_ref().map(object),
+        "layers": details.layers.iter().map(object).collect::<Vec<_>>(),
     })
 }
 
-fn part(part: &Part) -> Value {
+fn object(part: &Part) -> Value {
     let Part { digest, media_type, size, is_here, shared_with, shares } = part;
     json!({
         "digest": digest.as_str(),
@@ -145,6 +179,19 @@ mod tests {
     fn parse(text: &str) -> Result<PageQuery, String> {
         let sight = Sight { of_clients: false };
         query(Some(text), sight, |name| name == "docker.io").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_image_is_looked_for_in_the_part_that_is_asked_for() {
+        for (query, expected) in [
+            (None, Ok(None)),
+            (Some("access=shared"), Ok(Some(Visibility::Shared))),
+            (Some("access=client"), Ok(Some(Visibility::PerClient))),
+            (Some("access=own"), Err(())),
+            (Some("limit=1"), Err(())),
+        ] {
+            assert_eq!(part(query).map_err(drop), expected, "{query:?}");
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::Response;
 use serde::Serialize;
 
 use super::{
     access::Sight,
     parameters::{ParameterError, Parameters},
-    response::{ApiBody, ApiError, text},
+    response::{ApiBody, ApiError},
+    turns::Turn,
     upstreams::precise_time,
 };
 use crate::{
@@ -74,8 +75,8 @@ fn filter(parameters: &Parameters, sight: Sight, is_upstream: impl Fn(&str) -> b
 }
 
 /// The requests that the query asks for.
-pub(super) async fn requests(history: History, query: Query) -> Result<Response<ApiBody>, ApiError> {
-    document(move || {
+pub(super) async fn requests(history: History, query: Query, turn: Turn) -> Result<Response<ApiBody>, ApiError> {
+    turn.document(move || {
         let page = history.requests(&query.filter, query.after, query.limit);
         let requests = page.items.iter().map(|request| RequestEntry::of(request)).collect();
         serde_json::to_string(&Requests { requests, next: next(&page) })
@@ -84,24 +85,13 @@ pub(super) async fn requests(history: History, query: Query) -> Result<Response<
 }
 
 /// The pulls that the query asks for.
-pub(super) async fn pulls(history: History, query: Query) -> Result<Response<ApiBody>, ApiError> {
-    document(move || {
+pub(super) async fn pulls(history: History, query: Query, turn: Turn) -> Result<Response<ApiBody>, ApiError> {
+    turn.document(move || {
         let page = history.pulls(&query.filter, query.after, query.limit);
         let pulls = page.items.iter().map(PullEntry::of).collect();
         serde_json::to_string(&Pulls { pulls, next: next(&page) })
     })
     .await
-}
-
-/// Ten thousand entries take some milliseconds, in which a thread that serves clients could do nothing else.
-async fn document(
-    make: impl FnOnce() -> serde_json::Result<String> + Send + 'static,
-) -> Result<Response<ApiBody>, ApiError> {
-    let failed = || ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the history cannot be read");
-    match tokio::task::spawn_blocking(make).await {
-        Ok(Ok(json)) => Ok(text(StatusCode::OK, json + "\n")),
-        Ok(Err(_)) | Err(_) => Err(failed()),
-    }
 }
 
 fn next<T>(page: &Page<T>) -> Option<String> {
@@ -250,7 +240,10 @@ fn seconds(duration: Duration) -> f64 {
 mod tests {
     use std::time::Instant;
 
-    use super::*;
+    use super::{
+        super::{access::Caller, turns::Turns},
+        *,
+    };
     use crate::oci::Operation;
 
     fn parse(query: &str) -> Result<Filter, String> {
@@ -328,12 +321,14 @@ mod tests {
         let read = async |response: Response<ApiBody>| -> serde_json::Value {
             serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
         };
-        let pulls = read(pulls(history.clone(), query()).await.unwrap()).await;
+        let turns = Turns::default();
+        let turn = async || turns.take(Caller::Socket).await.unwrap();
+        let pulls = read(pulls(history.clone(), query(), turn().await).await.unwrap()).await;
         let pull = &pulls["pulls"][0];
         assert_eq!((&pull["id"], &pull["requests"], &pull["sent"]), (&"00000007-1".into(), &2.into(), &200.into()));
         assert_eq!((&pull["outcome"], &pull["failure"]), (&"error".into(), &"upstream_timeout".into()));
         assert!(pulls["next"].is_null());
-        let requests = read(requests(history, query()).await.unwrap()).await;
+        let requests = read(requests(history, query(), turn().await).await.unwrap()).await;
         assert_eq!(requests["requests"].as_array().unwrap().len(), 2);
     }
 }

@@ -9,6 +9,8 @@ use super::{access::Denied, parameters::ParameterError};
 use crate::{admin::response::response, transport::BoxError};
 
 const JSON_TYPE: &str = "application/json";
+/// After how many seconds a client may try again for which there is no turn or place.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// The body of a response: a document, or what goes on for a while.
 pub(crate) type ApiBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -65,6 +67,9 @@ pub(crate) fn error(error: &ApiError) -> Response<ApiBody> {
     }
     if error.status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"forebay\""));
+    }
+    if error.status == StatusCode::TOO_MANY_REQUESTS {
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
     response
 }

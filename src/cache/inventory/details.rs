@@ -14,6 +14,10 @@ use crate::{
 
 /// How many manifests of an index are shown with what they name.
 const MAX_MANIFESTS: usize = 256;
+/// How many manifests, configurations and layers are shown in all.
+const MAX_PARTS: usize = 4096;
+/// How many bytes of manifests are read for one image: a thousand times what a large one has.
+const MAX_READ: usize = 64 << 20;
 /// How many other names are told for a blob.
 const MAX_SHARED: usize = 5;
 
@@ -25,6 +29,15 @@ pub(crate) struct Details {
     pub media_type: Option<MediaType>,
     /// The manifests of an index, or the manifest itself.
     pub manifests: Vec<ManifestDetails>,
+    /// How many manifests and layers are not shown because there are too many.
+    pub left_out: usize,
+}
+
+/// What may still be shown of an image.
+struct Room {
+    parts: usize,
+    bytes: usize,
+    left_out: usize,
 }
 
 /// A manifest of an image.
@@ -56,34 +69,46 @@ impl Inventory {
         let root = image.digest.as_ref().map(|digest| name.visibility.key(digest));
         let read = root.as_ref().and_then(|root| self.peek_manifest(root));
         let Some((root, (media_type, bytes))) = root.zip(read) else {
-            return Some(Details { image, media_type: None, manifests: Vec::new() });
+            return Some(Details { image, media_type: None, manifests: Vec::new(), left_out: 0 });
         };
         let own = Descriptor { media_type: media_type.clone(), digest: root.digest, size: bytes.len() as u64 };
+        let mut room = Room { parts: MAX_PARTS, bytes: MAX_READ, left_out: 0 };
         let mut manifests = match Manifest::parse(&bytes).map(|manifest| manifest.content) {
             Ok(Content::Index { manifests }) => {
                 let platforms = Platform::of_index(&bytes).into_iter().chain(std::iter::repeat(None));
-                let shown = manifests.into_iter().zip(platforms).take(MAX_MANIFESTS);
-                shown.map(|(child, platform)| self.manifest_details(name.visibility, child, platform)).collect()
+                self.manifests_of_index(name.visibility, manifests.into_iter().zip(platforms), &mut room)
             }
             Ok(content @ Content::Image { .. }) => {
                 let platform = image.platforms.first().and_then(|state| state.platform.clone());
-                vec![self.with_content(name.visibility, own, platform, Some(content))]
+                vec![self.with_content(name.visibility, own, platform, Some(content), &mut room)]
             }
-            Err(_) => vec![self.with_content(name.visibility, own, None, None)],
+            Err(_) => vec![self.with_content(name.visibility, own, None, None, &mut room)],
         };
         self.find_shares(name, &mut manifests);
-        Some(Details { image, media_type: Some(media_type), manifests })
+        Some(Details { image, media_type: Some(media_type), manifests, left_out: room.left_out })
     }
 
-    fn manifest_details(
+    fn manifests_of_index(
         &self,
         visibility: Visibility,
-        child: Descriptor,
-        platform: Option<Platform>,
-    ) -> ManifestDetails {
-        let read = self.peek_manifest(&visibility.key(&child.digest));
-        let content = read.and_then(|(_, bytes)| Manifest::parse(&bytes).ok()).map(|manifest| manifest.content);
-        self.with_content(visibility, child, platform, content)
+        children: impl Iterator<Item = (Descriptor, Option<Platform>)>,
+        room: &mut Room,
+    ) -> Vec<ManifestDetails> {
+        let mut shown = Vec::new();
+        for (child, platform) in children {
+            if shown.len() == MAX_MANIFESTS || room.parts == 0 || room.bytes == 0 {
+                room.left_out += 1;
+                continue;
+            }
+            let read = self.peek_manifest(&visibility.key(&child.digest));
+            let content = read.and_then(|(_, bytes)| {
+                room.bytes = room.bytes.saturating_sub(bytes.len());
+                Manifest::parse(&bytes).ok()
+            });
+            let content = content.map(|manifest| manifest.content);
+            shown.push(self.with_content(visibility, child, platform, content, room));
+        }
+        shown
     }
 
     fn with_content(
@@ -92,6 +117,7 @@ impl Inventory {
         manifest: Descriptor,
         platform: Option<Platform>,
         content: Option<Content>,
+        room: &mut Room,
     ) -> ManifestDetails {
         let part = |descriptor: Descriptor, key: CompactKey| {
             let Descriptor { media_type, digest, size } = descriptor;
@@ -103,8 +129,13 @@ impl Inventory {
             part(descriptor, key)
         };
         let key = manifest_key(visibility, &manifest.digest);
+        room.take(1);
         let (configuration, layers) = match content {
-            Some(Content::Image { config, layers }) => (Some(blob(config)), layers.into_iter().map(blob).collect()),
+            Some(Content::Image { config, layers }) => {
+                room.take(1);
+                let count = room.take(layers.len());
+                (Some(blob(config)), layers.into_iter().take(count).map(blob).collect())
+            }
             Some(Content::Index { .. }) | None => (None, Vec::new()),
         };
         ManifestDetails { platform, manifest: part(manifest, key), configuration, layers }
@@ -131,16 +162,26 @@ impl Inventory {
                 }
             }
         }
-        for Named { name, state } in all.iter().filter(|other| other.name != *of) {
-            survey.visit(state, |number| {
+        for (root, of_root) in survey.by_root(all.iter().filter(|other| other.name != *of)) {
+            survey.begin();
+            survey.visit_root(root, |number| {
                 for part in parts.get_mut(&number).into_iter().flatten() {
-                    part.shares += 1;
-                    if part.shared_with.len() < MAX_SHARED {
-                        part.shared_with.push(name.clone());
-                    }
+                    part.shares += of_root.len();
+                    let room = MAX_SHARED.saturating_sub(part.shared_with.len());
+                    part.shared_with.extend(of_root.iter().take(room).map(|Named { name, .. }| name.clone()));
                 }
             });
         }
+    }
+}
+
+impl Room {
+    /// Takes room for so many parts, or for as many as there is; what there is none for is left out.
+    fn take(&mut self, parts: usize) -> usize {
+        let taken = parts.min(self.parts);
+        self.parts -= taken;
+        self.left_out += parts - taken;
+        taken
     }
 }
 

@@ -2,9 +2,13 @@
 //!
 //! What must hold: each byte counts in one part, and the parts together are what counts against `max_size`.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use super::{ImageName, Inventory, names::Named, survey::Survey};
+use super::{ImageName, Inventory, names::Named, objects::Number, survey::Survey};
 use crate::{
     cache::{ObjectKind, Visibility, storage::lru_index::Usage},
     oci::Repository,
@@ -12,6 +16,8 @@ use crate::{
 
 /// How many repositories are listed, the largest.
 const MAX_REPOSITORIES: usize = 50;
+/// Of how many repositories it is counted what their images have in common: those whose images have most by themselves.
+const MAX_CANDIDATES: usize = 1000;
 
 /// Bytes on disk.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +25,7 @@ pub(crate) struct DiskUsage {
     pub total: u64,
     /// By upstream, the largest first: what belongs to its images and to those of no other upstream.
     pub upstreams: Vec<(Arc<str>, u64)>,
-    /// What images of several upstreams have in common.
+    /// What images of several upstreams have in common, of those that are told.
     pub several: u64,
     /// Images of upstreams that authorize each client, where they are not told.
     pub of_clients: u64,
@@ -40,7 +46,8 @@ enum Owner {
     None,
     /// The place of the upstream in the list of all.
     One(usize),
-    Several,
+    /// The same of one of them: all of them authorize each client, or none does.
+    Several(usize),
 }
 
 impl Inventory {
@@ -65,52 +72,47 @@ fn divide(
 ) -> DiskUsage {
     all.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
     let mut owners = vec![Owner::None; objects];
-    let (mut upstreams, mut repositories) = (Vec::<Place<'_>>::new(), Vec::new());
+    let (mut upstreams, mut repositories) = (Vec::<Place<'_>>::new(), Vec::<(Place<'_>, BTreeSet<Number>)>::new());
     for of_repository in all.chunk_by(|one, other| place(one) == place(other)) {
         let Some(first) = of_repository.first() else { continue };
-        let at = match upstreams.last() {
-            Some(last) if upstream_of(*last) == upstream_of(place(first)) => upstreams.len() - 1,
-            _ => {
-                upstreams.push(place(first));
-                upstreams.len() - 1
-            }
-        };
-        survey.begin();
-        let mut objects = Vec::new();
-        for named in of_repository {
-            survey.visit_more(&named.state, |number| objects.push(number));
+        if upstreams.last().is_none_or(|last| upstream_of(*last) != upstream_of(place(first))) {
+            upstreams.push(place(first));
+            survey.begin();
         }
-        let mut bytes = 0;
-        for number in objects {
-            bytes += survey.bytes_of(number).unwrap_or_default();
-            let Some(owner) = owners.get_mut(number as usize) else { continue };
-            *owner = match *owner {
-                Owner::None => Owner::One(at),
-                Owner::One(other) if other == at => Owner::One(at),
-                Owner::One(_) | Owner::Several => Owner::Several,
-            };
+        let at = upstreams.len() - 1;
+        let roots: BTreeSet<Number> = of_repository.iter().filter_map(|named| survey.root(&named.state)).collect();
+        for root in &roots {
+            // What this upstream owns already is not visited again.
+            survey.visit_root(*root, |number| {
+                let Some(owner) = owners.get_mut(number as usize) else { return };
+                *owner = match *owner {
+                    Owner::None => Owner::One(at),
+                    Owner::One(other) | Owner::Several(other) => Owner::Several(other),
+                };
+            });
         }
-        repositories.push((place(first), bytes));
+        if sees_clients || !place(first).is_of_clients {
+            repositories.push((place(first), roots));
+        }
     }
-    let (mut by_place, mut several) = (vec![0; upstreams.len()], 0);
+    let (mut by_place, mut several, mut of_clients) = (vec![0; upstreams.len()], 0, 0);
     for (number, owner) in (0..).zip(owners) {
         let bytes = if owner == Owner::None { 0 } else { survey.bytes_of(number).unwrap_or_default() };
         match owner {
             Owner::One(at) => by_place[at] += bytes,
-            Owner::Several => several += bytes,
+            Owner::Several(at) if sees_clients || !upstreams[at].is_of_clients => several += bytes,
+            Owner::Several(_) => of_clients += bytes,
             Owner::None => {}
         }
     }
-    let (mut by_upstream, mut of_clients) = (HashMap::<&Arc<str>, u64>::new(), 0);
+    let mut by_upstream = HashMap::<&Arc<str>, u64>::new();
     for (place, bytes) in upstreams.iter().zip(by_place) {
         match sees_clients || !place.is_of_clients {
             true => *by_upstream.entry(place.upstream).or_default() += bytes,
             false => of_clients += bytes,
         }
     }
-    repositories.retain(|(place, _)| sees_clients || !place.is_of_clients);
-    repositories.sort_by_key(|(_, bytes)| Reverse(*bytes));
-    repositories.truncate(MAX_REPOSITORIES);
+    let repositories = largest(survey, repositories);
     let mut upstreams: Vec<_> = by_upstream.into_iter().map(|(upstream, bytes)| (upstream.clone(), bytes)).collect();
     upstreams.sort_unstable_by(|one, other| (Reverse(one.1), &one.0).cmp(&(Reverse(other.1), &other.0)));
     let usage = usage();
@@ -134,6 +136,27 @@ fn divide(
             .collect(),
         is_reading: false,
     }
+}
+
+/// The largest of these repositories, each with what belongs to its images.
+fn largest<'a>(survey: &mut Survey<'_>, repositories: Vec<(Place<'a>, BTreeSet<Number>)>) -> Vec<(Place<'a>, u64)> {
+    let mut by_root = HashMap::new();
+    let mut bytes_of = |roots: &BTreeSet<Number>| -> u64 {
+        let of_one = |root: &Number| *by_root.entry(*root).or_insert_with(|| survey.bytes_of_roots([*root]));
+        roots.iter().map(of_one).sum()
+    };
+    // No repository has more than its images have by themselves.
+    let mut candidates: Vec<_> = repositories.into_iter().map(|(at, roots)| (bytes_of(&roots), at, roots)).collect();
+    candidates.sort_unstable_by_key(|(most, ..)| Reverse(*most));
+    candidates.truncate(MAX_CANDIDATES);
+    let exact = |(most, at, roots): (u64, Place<'a>, BTreeSet<Number>)| match roots.len() {
+        0 | 1 => (at, most),
+        _ => (at, survey.bytes_of_roots(roots)),
+    };
+    let mut largest: Vec<_> = candidates.into_iter().map(exact).collect();
+    largest.sort_by_key(|(_, bytes)| Reverse(*bytes));
+    largest.truncate(MAX_REPOSITORIES);
+    largest
 }
 
 /// Where an image is.

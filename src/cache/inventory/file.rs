@@ -62,13 +62,15 @@ pub(super) fn read(directory: &Path) -> io::Result<ReadFile> {
     Ok(read)
 }
 
-/// Replaces the file of a directory.
+/// Replaces the file of a directory; returns its length in bytes.
 ///
 /// # Errors
 /// It cannot be written.
-pub(super) fn write(directory: &Path, images: &[Named]) -> io::Result<()> {
+pub(super) fn write(directory: &Path, images: &[Named]) -> io::Result<usize> {
     let state = StateDirectory::open(directory).map_err(io::Error::other)?;
-    state.write(IMAGES, encode(images).as_bytes())
+    let text = encode(images);
+    state.write(IMAGES, text.as_bytes())?;
+    Ok(text.len())
 }
 
 fn encode(images: &[Named]) -> String {

@@ -1,12 +1,14 @@
 //! Whether a GET of a manifest is a pull, and of which name.
 //!
-//! A pull is a GET by tag, or by a digest that this client was not just given. A client was given a digest if it has read an
-//! index that names it, or a tag that has it, within a minute. If it has asked by HEAD for a tag that has the digest, the
-//! GET is a pull of the tag: containerd and BuildKit ask so.
+//! A pull is a GET by tag, or by a digest that this client was not just given. A client was given a digest if it has
+//! read an index that names it, or a tag that has it, within a minute. If it has asked by HEAD for a tag that has the
+//! digest, the first GET after that is a pull of the tag (containerd and BuildKit ask so), and the digest is given with
+//! it.
 //!
-//! What must hold: a note costs the response next to nothing (a store for each manifest of an index, no allocation), since
-//! every GET of a manifest makes some. So the tables have a fixed size, and a note may be overwritten by another: then a GET
-//! counts as a pull that is none, or as one by digest. Notes are mistaken for one another with a probability of 2^-40.
+//! What must hold: a note costs the response next to nothing (a store for each manifest of an index, no allocation),
+//! since every GET of a manifest makes some. So the tables have a fixed size, and a note may be overwritten by another:
+//! then a GET counts as a pull that is none, or as one by digest. Notes are mistaken for one another with a probability
+//! of 2^-40.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -28,8 +30,8 @@ const SLOTS: usize = 64 * 1024;
 const HEADS: usize = 4 * 1024;
 /// For how long a digest counts as given.
 const TTL: Duration = Duration::from_secs(60);
-/// The lower bits of a note are its time, in seconds since the start; the other bits are those of its hash. The lower bits
-/// of the hash, which are not in the note, choose the slot.
+/// The lower bits of a note are its time, in seconds since the start; the other bits are those of its hash. The lower
+/// bits of the hash, which are not in the note, choose the slot.
 const SECONDS: u64 = (1 << 24) - 1;
 /// An odd number with bits all over (the golden ratio).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -103,14 +105,14 @@ impl GivenDigests {
         children: &[u64],
     ) -> Option<Reference> {
         let own = place.with(digest.front());
-        let pull = match reference {
-            Reference::Tag(tag) => (!is_referrers_tag(tag)).then(|| reference.clone()),
-            Reference::Digest(_) => match self.tag_of_head(now, own) {
-                Some(tag) => Some(Reference::Tag(tag)),
-                None => (!self.is_given(now, own)).then(|| reference.clone()),
-            },
+        let named = self.take_tag_of_head(now, own);
+        let is_by_tag = named.is_some() || matches!(reference, Reference::Tag(_));
+        let pull = match (reference, named) {
+            (Reference::Tag(tag), _) => (!is_referrers_tag(tag)).then(|| reference.clone()),
+            (Reference::Digest(_), Some(tag)) => Some(Reference::Tag(tag)),
+            (Reference::Digest(_), None) => (!self.is_given(now, own)).then(|| reference.clone()),
         };
-        if matches!(reference, Reference::Tag(_)) {
+        if is_by_tag {
             self.give(now, own);
         }
         children.iter().for_each(|child| self.give(now, place.with(*child)));
@@ -127,9 +129,10 @@ impl GivenDigests {
         slot(&self.slots, hash).is_some_and(|slot| is_of(slot.load(Ordering::Relaxed), now, hash))
     }
 
-    fn tag_of_head(&self, now: u64, hash: u64) -> Option<Tag> {
-        let slot = slot(&self.heads, hash)?.lock();
-        slot.as_ref().filter(|head| is_of(head.note, now, hash)).map(|head| head.tag.clone())
+    /// The tag that the client asked for by HEAD; the first GET takes it.
+    fn take_tag_of_head(&self, now: u64, hash: u64) -> Option<Tag> {
+        let mut slot = slot(&self.heads, hash)?.lock();
+        slot.take_if(|head| is_of(head.note, now, hash)).map(|head| head.tag)
     }
 
     /// Seconds since the start, plus 1 so that it is never 0.
@@ -202,7 +205,7 @@ mod tests {
     #[test]
     fn each_client_pulls_once() {
         type Requests = &'static [(bool, &'static str)];
-        let cases: [(&str, Requests, &[Option<&str>]); 11] = [
+        let cases: [(&str, Requests, &[Option<&str>]); 14] = [
             ("docker", &[(GET, "1"), (GET, "@amd64")], &[Some("1"), None]),
             ("containerd", &[(HEAD, "1"), (GET, "@index"), (GET, "@amd64")], &[None, Some("1"), None]),
             // With the containerd image store, docker reads the attestation as well.
@@ -215,6 +218,21 @@ mod tests {
             ("by digest", &[(HEAD, "@index"), (GET, "@index"), (GET, "@arm64")], &[None, Some("@index"), None]),
             ("by the digest of a platform", &[(GET, "@amd64")], &[Some("@amd64")]),
             ("crane", &[(HEAD, "1"), (GET, "1"), (GET, "@amd64")], &[None, Some("1"), None]),
+            (
+                "a client that checks the digest of the HEAD and of the tag",
+                &[(HEAD, "1"), (GET, "1"), (GET, "@index")],
+                &[None, Some("1"), None],
+            ),
+            (
+                "containerd after a broken response",
+                &[(HEAD, "1"), (GET, "@index"), (GET, "@index"), (GET, "@amd64")],
+                &[None, Some("1"), None, None],
+            ),
+            (
+                "two pulls by containerd",
+                &[(HEAD, "1"), (GET, "@index"), (HEAD, "1"), (GET, "@index")],
+                &[None, Some("1"), None, Some("1")],
+            ),
             ("skopeo copy --all", &[(GET, "1"), (GET, "@amd64"), (GET, "@arm64")], &[Some("1"), None, None]),
             ("a client that checks the tag's digest", &[(GET, "1"), (GET, "@index")], &[Some("1"), None]),
             ("two pulls of one tag", &[(GET, "1"), (GET, "1")], &[Some("1"), Some("1")]),
@@ -252,8 +270,9 @@ mod tests {
                 let pull = given.note_get_at(begun + after, place, &by_digest, &child, &[]);
                 assert_eq!(pull.is_some(), is_pull, "{begun} {after}");
             }
-            given.note_head_at(begun, place, &tag, &child);
             for (after, expected) in [(0, &tag), (TTL.as_secs() - 1, &tag), (TTL.as_secs(), &by_digest)] {
+                let begun = begun + 10 * TTL.as_secs() + 100 * after;
+                given.note_head_at(begun, place, &tag, &child);
                 let pull = given.note_get_at(begun + after, place, &by_digest, &child, &[]);
                 assert_eq!(pull.as_ref(), Some(expected), "{begun} {after}");
             }

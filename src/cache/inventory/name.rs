@@ -43,6 +43,11 @@ impl<'a> NameRef<'a> {
         };
         Self { visibility, upstream, repository: repository.as_str(), is_digest, reference }
     }
+
+    /// The tag or the digest.
+    pub(super) fn reference(&self) -> &'a str {
+        self.reference
+    }
 }
 
 impl<'a> From<&'a TagKey> for NameRef<'a> {

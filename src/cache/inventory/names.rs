@@ -1,7 +1,7 @@
 //! The names of images, with what each leads to and how it was used (pure).
 //!
 //! What must hold: a look-up of a known name takes one hash, one small lock and no allocation; there are at most
-//! [`MAX_NAMES`] names and a few more that came since [`Names::trim`].
+//! [`MAX_NAMES`] names and [`MAX_TEXTS`] bytes of their texts, and a few more that came since [`Names::trim`].
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -11,15 +11,24 @@ use std::{
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::Mutex;
 
-use super::name::{ImageName, NameRef};
-use crate::cache::storage::lru_index::CompactKey;
+use super::{
+    name::{ImageName, NameRef},
+    repositories::{Repositories, text_memory},
+};
+use crate::{
+    cache::{Visibility, storage::lru_index::CompactKey},
+    oci::{Reference, Repository},
+};
 
 /// How many names are remembered.
 pub(super) const MAX_NAMES: usize = 100_000;
+/// How many bytes their texts may take: 300 for each, which is more than most have.
+pub(super) const MAX_TEXTS: usize = 32 << 20;
 /// One part in so many is dropped at a time.
 const DROPPED_PART: usize = 16;
-/// How many names may be there before [`Names::trim`]; more are not taken.
+/// How many names and texts may be there before [`Names::trim`]; more are not taken.
 const MAX_UNTRIMMED: usize = MAX_NAMES + MAX_NAMES / DROPPED_PART;
+const MAX_UNTRIMMED_TEXTS: usize = MAX_TEXTS + MAX_TEXTS / DROPPED_PART;
 /// So many that a shard is small: names are read shard by shard.
 pub(super) const SHARDS: usize = 64;
 
@@ -65,7 +74,10 @@ struct Shard {
 pub(super) struct Names {
     shards: Box<[Shard]>,
     hasher: RandomState,
+    repositories: Repositories,
     len: AtomicUsize,
+    /// The bytes of tags and digests.
+    references: AtomicUsize,
     /// How many names were dropped, or not taken, because there are too many.
     left_out: AtomicU64,
     /// Whether anything changed that is kept on disk.
@@ -77,7 +89,9 @@ impl Default for Names {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             hasher: RandomState::new(),
+            repositories: Repositories::default(),
             len: AtomicUsize::new(0),
+            references: AtomicUsize::new(0),
             left_out: AtomicU64::new(0),
             is_changed: AtomicBool::new(false),
         }
@@ -109,13 +123,17 @@ impl Names {
         let is_it = |other: &Named| other.name.borrow() == name;
         let mut entry = match table.entry(hash, is_it, |other| self.hasher.hash_one(other.name.borrow())) {
             Entry::Occupied(entry) => entry,
-            Entry::Vacant(_) if self.len.load(Ordering::Relaxed) >= MAX_UNTRIMMED => {
+            Entry::Vacant(_) if self.len() >= MAX_UNTRIMMED || self.texts() >= MAX_UNTRIMMED_TEXTS => {
                 self.left_out.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             Entry::Vacant(entry) => {
                 self.len.fetch_add(1, Ordering::Relaxed);
-                entry.insert(Named { name: owned(), state: NameState::default() })
+                self.references.fetch_add(text_memory(name.reference()), Ordering::Relaxed);
+                let owned = owned();
+                let (upstream, repository) =
+                    self.repositories.add(owned.visibility, &owned.upstream, &owned.repository);
+                entry.insert(Named { name: ImageName { upstream, repository, ..owned }, state: NameState::default() })
             }
         };
         let state = &mut entry.get_mut().state;
@@ -132,6 +150,9 @@ impl Names {
             table.retain(|named| {
                 let is_kept = keep(&named.name, &mut named.state);
                 note_unread(shard, &named.state);
+                if !is_kept {
+                    self.forget_texts(&named.name);
+                }
                 is_kept
             });
             let dropped = before - table.len();
@@ -140,6 +161,17 @@ impl Names {
                 self.note_change();
             }
         }
+        self.repositories.prune();
+    }
+
+    fn forget_texts(&self, ImageName { visibility, upstream, repository, reference }: &ImageName) {
+        self.references.fetch_sub(text_memory(reference.as_str()), Ordering::Relaxed);
+        self.repositories.remove(*visibility, upstream, repository);
+    }
+
+    /// Whether any name of a repository is known.
+    pub(super) fn has_repository(&self, visibility: Visibility, upstream: &str, repository: &Repository) -> bool {
+        self.repositories.has(visibility, upstream, repository)
     }
 
     /// Takes out what is to be read of one of [`SHARDS`] shards.
@@ -174,26 +206,26 @@ impl Names {
 
     /// Whether there are more names than are remembered.
     pub(super) fn are_too_many(&self) -> bool {
-        self.len() > MAX_NAMES
+        self.len() > MAX_NAMES || self.texts() > MAX_TEXTS
     }
 
-    /// Drops a part of the names: those that were used, or else confirmed, the longest time ago; pinned ones last.
+    /// Drops a part of the names, at least one: those by digest that were pulled once come first, since any client may
+    /// pull any digest; then those that were used, or else confirmed, the longest time ago; pinned ones last.
     pub(super) fn trim(&self) {
-        let time = |state: &NameState| if state.is_pinned { u32::MAX } else { state.last_use.max(state.confirmed) };
-        let mut times = Vec::with_capacity(self.len());
-        self.retain(|_, state| {
-            times.push(time(state));
+        let mut worths = Vec::with_capacity(self.len());
+        self.retain(|name, state| {
+            worths.push(worth(name, state));
             true
         });
-        let mut left = times.len().saturating_sub(MAX_NAMES).max(times.len() / DROPPED_PART);
+        let mut left = worths.len().saturating_sub(MAX_NAMES).max(worths.len().div_ceil(DROPPED_PART));
         if left == 0 {
             return;
         }
-        let (_, limit, _) = times.select_nth_unstable(left - 1);
+        let (_, limit, _) = worths.select_nth_unstable(left - 1);
         let limit = *limit;
-        // Of those that were used at the same time as the last one to go, any may stay.
-        self.retain(|_, state| {
-            let is_dropped = left > 0 && time(state) <= limit;
+        // Of those that are worth as much as the last one to go, any may stay.
+        self.retain(|name, state| {
+            let is_dropped = left > 0 && worth(name, state) <= limit;
             left -= usize::from(is_dropped);
             self.left_out.fetch_add(u64::from(is_dropped), Ordering::Relaxed);
             !is_dropped
@@ -221,10 +253,23 @@ impl Names {
         self.is_changed.swap(false, Ordering::AcqRel)
     }
 
-    /// The bytes that the names take in memory, without the texts, which they share with the index of the disk.
+    /// The bytes that the names take in memory.
     pub(super) fn memory(&self) -> usize {
-        self.shards.iter().map(|shard| shard.table.lock().allocation_size() + size_of::<Shard>()).sum()
+        let table = |shard: &Shard| shard.table.lock().allocation_size() + size_of::<Shard>();
+        let tables: usize = self.shards.iter().map(table).sum();
+        tables + self.references.load(Ordering::Relaxed) + self.repositories.memory()
     }
+
+    /// The bytes of the texts of names.
+    fn texts(&self) -> usize {
+        self.references.load(Ordering::Relaxed) + self.repositories.texts()
+    }
+}
+
+/// What goes first is worth least.
+fn worth(name: &ImageName, state: &NameState) -> (bool, bool, u32) {
+    let is_settled = matches!(name.reference, Reference::Tag(_)) || state.pulls > 1;
+    (state.is_pinned, is_settled, state.last_use.max(state.confirmed))
 }
 
 fn note_unread(shard: &Shard, state: &NameState) {

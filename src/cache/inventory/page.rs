@@ -2,6 +2,7 @@
 
 use std::{
     cmp::{Ordering, Reverse},
+    collections::HashMap,
     fmt,
     str::FromStr,
     time::SystemTime,
@@ -24,6 +25,9 @@ use crate::{
 
 /// The longest configuration of an image that is read for its platform, in bytes.
 const MAX_CONFIGURATION: u64 = 256 * 1024;
+
+/// How many platforms are shown of an image on a page.
+const MAX_PLATFORMS: usize = 64;
 
 /// By what images are sorted, the largest value first; equal ones by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +80,8 @@ pub(crate) struct Image {
     /// The part of the size that belongs to other names, too.
     pub shared: Option<u64>,
     pub platforms: Vec<PlatformState>,
+    /// How many more platforms it has.
+    pub more_platforms: usize,
     pub pulls: u64,
     pub last_use: Option<SystemTime>,
     pub confirmed: Option<SystemTime>,
@@ -131,7 +137,11 @@ impl Inventory {
         let page = {
             let (summaries, on_disk) = (self.0.summaries.read(), self.on_disk());
             let mut survey = Survey::new(&summaries, &on_disk);
-            choose(query, &all, |state| survey.measure(state).size)
+            let mut sizes = HashMap::new();
+            choose(query, &all, |state| match survey.root(state) {
+                Some(root) => *sizes.entry(root).or_insert_with(|| survey.measure(state).size),
+                None => 0,
+            })
         };
         let chosen: Vec<&Named> = page.iter().filter_map(|(_, at)| all.get(*at)).take(query.limit).collect();
         self.read_platforms(&chosen);
@@ -221,15 +231,18 @@ fn order(one: (u64, &ImageName), other: (u64, &ImageName)) -> Ordering {
 }
 
 fn image(survey: &mut Survey<'_>, Named { name, state }: &Named) -> Image {
-    let platforms = survey.platforms(state);
+    let mut platforms = survey.platforms(state);
     let measure = survey.is_read(state).then(|| survey.measure(state));
     let is_complete = survey.is_image_complete(state, &platforms);
+    let more_platforms = platforms.len().saturating_sub(MAX_PLATFORMS);
+    platforms.truncate(MAX_PLATFORMS);
     Image {
         name: name.clone(),
         digest: state.manifest.as_ref().and_then(digest_of),
         size: measure.map(|measure| measure.size),
         shared: measure.map(|measure| measure.shared),
         platforms,
+        more_platforms,
         pulls: state.pulls,
         last_use: time_of(state.last_use),
         confirmed: time_of(state.confirmed),

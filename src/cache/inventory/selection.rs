@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     ImageName, Inventory, manifest_key,
     names::{Named, Unread},
@@ -41,7 +43,9 @@ impl Inventory {
                 let records = name.tag_key().map(|tag| self.0.store.records_of(&tag)).unwrap_or_default();
                 let records = records.into_iter().map(|record| CompactKey::from(&IndexKey::Tag(record)));
                 selection.objects.extend(records.chain(state.manifest.clone()));
-                survey.visit_more(&state, |number| selection.objects.extend(summaries.key(number).cloned()));
+                if let Some(root) = survey.root(&state) {
+                    survey.visit_root(root, |number| selection.objects.extend(summaries.key(number).cloned()));
+                }
                 selection.images.push(name);
             }
         }
@@ -79,7 +83,7 @@ impl Inventory {
     /// Reads what the images that are `wanted` consist of before others. Blocks.
     pub(crate) fn read_first(&self, wanted: impl Fn(&ImageName) -> bool) {
         for named in self.0.names.list(|name, state| state.unread != Unread::Nothing && wanted(name)) {
-            self.read_name(&named);
+            self.read_name(&named, &CancellationToken::new());
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What manifests name, by the numbers of the objects (pure).
 //!
-//! What must hold: a summary never changes, as its manifest never does; an object of which images share the bytes is there
-//! once; a walk over an image visits each of its objects once and comes to an end, whatever its manifests say.
+//! What must hold: a summary never changes, as its manifest never does; an object of which images share the bytes is
+//! there once; a walk over an image visits each of its objects once and comes to an end, whatever its manifests say.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
     document::Document,
@@ -21,6 +21,10 @@ use crate::{
 const MAX_PLATFORMS: usize = 1024;
 /// How many objects a walk visits at most.
 const MAX_WALK: usize = 65_536;
+/// How many objects are counted of an image that may be too large.
+const MAX_WEIGHED: usize = 4096;
+/// What an object takes in memory at most: see [`Objects`].
+const OBJECT_MEMORY: usize = 64;
 /// What an entry of the map takes beside the entry itself: hash maps are three quarters full on average.
 const MAP_OVERHEAD: usize = 12;
 
@@ -34,6 +38,8 @@ pub(super) enum Summary {
         platform: ImagePlatform,
     },
     Other,
+    /// There was no room to remember it. It stays so: to read it again might take the same room again.
+    LeftOut,
 }
 
 /// The platform of an image that no index led to: its configuration says it.
@@ -57,7 +63,7 @@ pub(super) struct ChildSummary {
 pub(super) struct Summaries {
     objects: Objects,
     by_manifest: HashMap<Number, Summary>,
-    /// The numbers in all summaries.
+    /// The bytes of the lists of all summaries.
     parts: usize,
     platforms: Vec<Platform>,
 }
@@ -209,7 +215,7 @@ impl Summaries {
                     steps += blobs.len();
                     blobs.iter().filter(|blob| visited.is_first(**blob)).for_each(|blob| visit(*blob));
                 }
-                Some(Summary::Other) | None => {}
+                Some(Summary::Other | Summary::LeftOut) | None => {}
             }
         }
         left.clear();
@@ -241,6 +247,34 @@ impl Summaries {
         }
     }
 
+    /// Of these images, leaves out those that consist of most, until about so many bytes are free once [`Self::retain`]
+    /// has dropped what belongs to no other image. Whether there was any to leave out.
+    pub(super) fn leave_out_largest(&mut self, roots: impl IntoIterator<Item = CompactKey>, bytes: usize) -> bool {
+        let numbers: BTreeSet<Number> = roots.into_iter().filter_map(|root| self.number(&root)).collect();
+        let (mut visited, mut weights) = (Visited::default(), Vec::<(usize, Number)>::new());
+        for root in numbers {
+            if let Some(Summary::Index(_) | Summary::Image { .. }) = self.summary(root) {
+                let mut weight = 0;
+                visited.begin(self.objects_end());
+                self.walk_up_to(MAX_WEIGHED, root, &mut visited, |_| weight += 1);
+                weights.push((weight, root));
+            }
+        }
+        weights.sort_unstable_by(|one, other| other.cmp(one));
+        let mut freed = 0;
+        for (weight, root) in &weights {
+            if freed >= bytes {
+                break;
+            }
+            if let Some(summary) = self.by_manifest.get_mut(root) {
+                let before = std::mem::replace(summary, Summary::LeftOut).bytes();
+                self.parts -= before;
+                freed += before + weight * OBJECT_MEMORY;
+            }
+        }
+        !weights.is_empty()
+    }
+
     /// The bytes in memory.
     pub(super) fn memory(&self) -> usize {
         let of_map = self.by_manifest.len() * (size_of::<(Number, Summary)>() + MAP_OVERHEAD);
@@ -254,15 +288,13 @@ impl Summary {
         match self {
             Self::Index(children) => size_of_val(&**children),
             Self::Image { blobs, .. } => size_of_val(&**blobs),
-            Self::Other => 0,
+            Self::Other | Self::LeftOut => 0,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::{super::document::Child, *};

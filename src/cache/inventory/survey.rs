@@ -1,5 +1,7 @@
 //! What of images is here, by what their manifests name and by what the disk has (pure but for the question to the disk).
 
+use std::collections::HashMap;
+
 use super::{
     names::{NameState, Named, Unread},
     objects::Number,
@@ -52,20 +54,41 @@ impl<'a> Survey<'a> {
     /// Counts to how many of these names each object belongs.
     pub(super) fn counting(mut self, all: &[Named]) -> Self {
         let mut names = vec![0; self.summaries.objects_end()];
-        for named in all {
-            self.visit(&named.state, |number| names[number as usize] += 1);
+        for (root, of_root) in self.by_root(all) {
+            let count = u32::try_from(of_root.len()).unwrap_or(u32::MAX);
+            self.begin();
+            self.visit_root(root, |number| names[number as usize] += count);
         }
         self.names = names;
         self
     }
 
+    /// The names by the manifest that they lead to: those of one manifest consist of the same, however many they are.
+    pub(super) fn by_root<'n>(&self, all: impl IntoIterator<Item = &'n Named>) -> HashMap<Number, Vec<&'n Named>> {
+        let mut groups = HashMap::<_, Vec<_>>::new();
+        for named in all {
+            if let Some(root) = self.root(&named.state) {
+                groups.entry(root).or_default().push(named);
+            }
+        }
+        groups
+    }
+
     /// Whether all that is here of an image is known.
     pub(super) fn is_read(&self, state: &NameState) -> bool {
         let is_known = |manifest| {
-            root(self.summaries, state)
-                .is_some_and(|root| self.summaries.summary(root).is_some() || (self.on_disk)(manifest).is_none())
+            self.root(state).is_some_and(|root| match self.summaries.summary(root) {
+                Some(Summary::LeftOut) => false,
+                Some(Summary::Index(children)) => !children.iter().any(|child| self.is_left_out(child.manifest)),
+                Some(Summary::Image { .. } | Summary::Other) => true,
+                None => (self.on_disk)(manifest).is_none(),
+            })
         };
         state.unread == Unread::Nothing && state.manifest.as_ref().is_some_and(is_known)
+    }
+
+    fn is_left_out(&self, manifest: Number) -> bool {
+        matches!(self.summaries.summary(manifest), Some(Summary::LeftOut))
     }
 
     /// What is here of an image.
@@ -82,9 +105,11 @@ impl<'a> Survey<'a> {
     }
 
     /// Visits each object of an image once.
-    pub(super) fn visit(&mut self, state: &NameState, visit: impl FnMut(Number)) {
+    fn visit(&mut self, state: &NameState, visit: impl FnMut(Number)) {
         self.begin();
-        self.visit_more(state, visit);
+        if let Some(root) = self.root(state) {
+            self.visit_root(root, visit);
+        }
     }
 
     /// Forgets which objects were visited.
@@ -92,11 +117,22 @@ impl<'a> Survey<'a> {
         self.visited.begin(self.summaries.objects_end());
     }
 
-    /// Visits the objects of an image that were not visited since [`Survey::begin`].
-    pub(super) fn visit_more(&mut self, state: &NameState, visit: impl FnMut(Number)) {
-        if let Some(root) = root(self.summaries, state) {
-            self.summaries.walk(root, &mut self.visited, visit);
-        }
+    /// Visits what a manifest leads to and was not visited since [`Survey::begin`].
+    pub(super) fn visit_root(&mut self, root: Number, visit: impl FnMut(Number)) {
+        self.summaries.walk(root, &mut self.visited, visit);
+    }
+
+    /// The manifest of a name.
+    pub(super) fn root(&self, state: &NameState) -> Option<Number> {
+        self.summaries.number(state.manifest.as_ref()?)
+    }
+
+    /// The bytes on disk of all that these manifests lead to.
+    pub(super) fn bytes_of_roots(&mut self, roots: impl IntoIterator<Item = Number>) -> u64 {
+        let mut found = Vec::new();
+        self.begin();
+        roots.into_iter().for_each(|root| self.visit_root(root, |number| found.push(number)));
+        found.into_iter().map(|number| self.bytes_of(number).unwrap_or_default()).sum()
     }
 
     /// How many bytes an object takes on disk, if it is there.
@@ -115,7 +151,7 @@ impl<'a> Survey<'a> {
 
     /// The platforms of an image: those of its index, or its own.
     pub(super) fn platforms(&mut self, state: &NameState) -> Vec<PlatformState> {
-        let Some(root) = root(self.summaries, state) else { return Vec::new() };
+        let Some(root) = self.root(state) else { return Vec::new() };
         match self.summaries.summary(root) {
             Some(Summary::Index(children)) => {
                 let has_platforms = children.iter().any(|child| self.summaries.platform(*child).is_some());
@@ -131,7 +167,7 @@ impl<'a> Survey<'a> {
                 let (is_here, is_complete) = (self.is_here(root), self.is_complete(root));
                 vec![PlatformState { platform, is_here, is_complete }]
             }
-            Some(Summary::Other) | None => Vec::new(),
+            Some(Summary::Other | Summary::LeftOut) | None => Vec::new(),
         }
     }
 
@@ -151,27 +187,27 @@ impl<'a> Survey<'a> {
             // An index within an index.
             Some(Summary::Index(children)) => children.iter().all(|child| self.is_here(child.manifest)),
             Some(Summary::Other) => true,
-            None => false,
+            Some(Summary::LeftOut) | None => false,
         };
         has_parts && self.is_here(manifest)
     }
 
     /// Whether all of an image is here, of each platform whose manifest is here.
     pub(super) fn is_image_complete(&mut self, state: &NameState, platforms: &[PlatformState]) -> bool {
-        let Some(root) = root(self.summaries, state) else { return false };
+        let Some(root) = self.root(state) else { return false };
         let are_complete = platforms.iter().all(|platform| !platform.is_here || platform.is_complete);
         let has_one = match self.summaries.summary(root) {
             Some(Summary::Other) => true,
             Some(Summary::Index(children)) => children.is_empty() || platforms.iter().any(|platform| platform.is_here),
             Some(Summary::Image { .. }) => true,
-            None => false,
+            Some(Summary::LeftOut) | None => false,
         };
         are_complete && has_one && self.is_here(root)
     }
 
     /// The configuration of an image that no index led to, if it is here and says a platform that is not read yet.
     pub(super) fn unread_configuration(&mut self, state: &NameState) -> Option<(Number, CompactKey)> {
-        let root = root(self.summaries, state)?;
+        let root = self.root(state)?;
         let Some(Summary::Image { blobs, platform: ImagePlatform::Unread }) = self.summaries.summary(root) else {
             return None;
         };
@@ -179,8 +215,4 @@ impl<'a> Survey<'a> {
         let key = self.summaries.key(configuration)?.clone();
         self.is_here(configuration).then_some((root, key))
     }
-}
-
-fn root(summaries: &Summaries, state: &NameState) -> Option<Number> {
-    summaries.number(state.manifest.as_ref()?)
 }

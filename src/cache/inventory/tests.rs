@@ -1,12 +1,14 @@
 //! The inventory over a real store, against a plain model.
 
+mod crafted;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::{names::MAX_NAMES, *};
+use super::{names::MAX_NAMES, reader::Reader, *};
 use crate::{cache::Config, metrics::Metrics, oci::Algorithm, rule::Pattern};
 
 /// Which blobs each image has: neighbours share one, and all of them another one.
@@ -49,12 +51,17 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::within(bounds::MAX_MEMORY)
+    }
+
+    /// With so many bytes for names and summaries.
+    fn within(max_memory: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = Config { max_size: 1 << 40, ..Config::at(directory.path()) };
         let store = DiskStore::open(&config, Metrics::new().unwrap()).unwrap();
         let runtime = Runtime::new().unwrap();
         runtime.block_on(store.scan());
-        let inventory = Inventory::new(store.clone());
+        let inventory = Inventory::within(max_memory, store.clone());
         Self { _directory: directory, runtime, store, inventory }
     }
 
@@ -80,7 +87,7 @@ impl Fixture {
 
     fn read(&self) {
         self.inventory.rebuild();
-        self.runtime.block_on(self.inventory.read_all(&CancellationToken::new()));
+        self.runtime.block_on(read_all(&self.inventory));
         assert!(!self.inventory.is_reading());
     }
 
@@ -93,13 +100,24 @@ impl Fixture {
     }
 }
 
+async fn read_all(inventory: &Inventory) {
+    Reader::new(inventory.clone(), CancellationToken::new()).read_all().await;
+}
+
 fn tag(name: &str) -> TagKey {
     ImageName::parse(Visibility::Shared, &format!("hub/team/app:{name}")).unwrap().tag_key().unwrap()
 }
 
 fn used<'a>(reference: &'a Reference, digest: &'a Digest, place: &'a (Arc<str>, Repository)) -> ManifestUse<'a> {
-    let client = [192, 0, 2, 1].into();
-    ManifestUse { visibility: Visibility::Shared, upstream: &place.0, repository: &place.1, reference, digest, client }
+    ManifestUse {
+        visibility: Visibility::Shared,
+        upstream: &place.0,
+        repository: &place.1,
+        reference,
+        digest,
+        client: [192, 0, 2, 1].into(),
+        is_fetched: true,
+    }
 }
 
 fn place() -> (Arc<str>, Repository) {
@@ -347,7 +365,7 @@ fn a_thousand_images_are_known_again_after_a_restart() {
     again.keep(directory.path());
     assert!(again.is_reading());
     again.rebuild();
-    fixture.runtime.block_on(again.read_all(&CancellationToken::new()));
+    fixture.runtime.block_on(read_all(&again));
     assert_eq!(shown(&again), before);
     let confirmed = again.page_now(&PageQuery {
         pattern: Some(Pattern::parse("hub/team/app:7", |name| name == "hub").unwrap()),

@@ -351,7 +351,10 @@ impl TagRecords {
     ) {
         self.begin_change(upstream, repository).await;
         self.memory.remove_pointing_at(visibility, upstream, repository, digest);
-        self.inventory.forget_manifest(visibility, upstream, repository, digest);
+        let (inventory, place, named) =
+            (self.inventory.clone(), (upstream.clone(), repository.clone()), digest.clone());
+        // It looks at all names.
+        blocking(move || inventory.forget_manifest(visibility, &place.0, &place.1, &named)).await;
         let mut removed = Vec::new();
         for key in self.store.tags_of(visibility, upstream, repository).await {
             if self.on_disk(&key).await.is_some_and(|record| record.digest == *digest) {

@@ -22,8 +22,8 @@ impl DiskStore {
         self.0.index.bytes_of(key)
     }
 
-    /// All tags that have records, as far as the index knows; the class in the keys has no meaning.
-    pub fn tags(&self) -> Vec<TagKey> {
+    /// All tags that have records, as far as the index knows, once for each class.
+    pub fn tags(&self) -> impl Iterator<Item = TagKey> {
         self.0.index.tags()
     }
 

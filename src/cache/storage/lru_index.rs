@@ -166,9 +166,15 @@ impl LruIndex {
         classes.into_iter().map(|class| TagKey { class, ..name.clone() }).collect()
     }
 
-    /// All tags that have records; the class in the keys has no meaning.
-    pub fn tags(&self) -> Vec<TagKey> {
-        self.classes.lock().keys().cloned().collect()
+    /// The tags that have records in one of [`SHARDS`] shards, once for each class: a lock of all of them would keep clients
+    /// waiting.
+    fn tags_in(&self, shard: usize) -> Vec<TagKey> {
+        self.shards.get(shard).map(|shard| shard.lock().tags()).unwrap_or_default()
+    }
+
+    /// All tags that have records, once for each class.
+    pub fn tags(&self) -> impl Iterator<Item = TagKey> {
+        (0..SHARDS).flat_map(|shard| self.tags_in(shard))
     }
 
     /// The surplus records of a tag if it has more than `most`: those that were used the longest time ago, never this

@@ -16,6 +16,7 @@ use super::{
     key::CompactKey,
     stamp::{Class, Stamp},
 };
+use crate::cache::storage::tag_record::TagKey;
 
 /// How many entries are allocated at a time.
 const CHUNK: usize = 8;
@@ -91,6 +92,12 @@ impl Shard {
 
     pub(super) fn find(&self, hash: u64, key: &CompactKey) -> Option<u32> {
         self.table.find(hash, |slot| self.at(*slot).is_some_and(|entry| entry.key == *key)).copied()
+    }
+
+    /// The tags whose records are here.
+    pub(super) fn tags(&self) -> Vec<TagKey> {
+        let entries = self.chunks.iter().flat_map(|chunk| chunk.iter().flatten());
+        entries.filter_map(|entry| entry.key.tag().cloned()).collect()
     }
 
     /// Adds an entry as the most recently used one of its class; it is not in the shard yet.

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -50,6 +52,8 @@ fn the_classes_of_a_tag_are_those_that_have_a_record() {
         index.insert(IndexKey::Tag(key), 10);
     }
     assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "01"), of("1", "02")]);
+    let tags: HashSet<_> = index.tags().collect();
+    assert!(tags.len() >= 2 && tags.contains(&of("1", "01")) && tags.contains(&of("1", "02")), "{tags:?}");
     index.forget(&IndexKey::Tag(of("1", "01")));
     assert_eq!(index.tag_classes(&of("1", "80")), [of("1", "02")]);
     // If a tag has too many records, those are removed that were used the longest time ago, never the newly written
