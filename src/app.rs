@@ -42,6 +42,7 @@ use crate::{
     route::AllowedHosts,
     transport::{HandshakeFailure, Listener, ReloadableTls, bind},
     upstream::{Context, PrincipalKey, Registry, Upstream},
+    warm::{WarmJobs, WarmSources, Warmer},
 };
 
 pub use self::{
@@ -84,6 +85,7 @@ pub struct App {
     upstreams: CurrentUpstreams,
     inventory: Inventory,
     routes: CurrentRoutes,
+    warm_jobs: WarmJobs,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     admin_token: AdminToken,
     /// Notified: other rules are in force.
@@ -129,6 +131,16 @@ impl App {
         let routes = CurrentRoutes::new(ArcSwap::from_pointee(table.routes.clone()));
         let history = History::new(upstream_context.content.clone());
         let explanations = Explanations::new(routes.clone(), rules, caches.manifests.clone(), history.clone());
+        let warmer = Warmer::new(WarmSources {
+            routes: routes.clone(),
+            manifests: caches.manifests.clone(),
+            blobs: caches.blobs.clone(),
+            store: store.clone(),
+            inventory: inventory.clone(),
+            metrics: metrics.clone(),
+        });
+        let warm_jobs = WarmJobs::default();
+        warm_jobs.set(&config.warm);
         let client_rates = ClientRates::new(trusted.clone());
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
@@ -157,12 +169,14 @@ impl App {
                 metrics: metrics.clone(),
                 history: history.clone(),
                 pins: pins.clone(),
+                warm_jobs: warm_jobs.clone(),
             },
             tests: UpstreamTests::default(),
             history,
             inventory: inventory.clone(),
             explanations,
             pins: pins.clone(),
+            warmer: warmer.clone(),
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);
@@ -180,6 +194,8 @@ impl App {
         });
         tasks.spawn(inventory.clone().run(end.clone()));
         tasks.spawn(pins.run(end.clone()));
+        let (jobs, over) = (warm_jobs.clone(), end.clone());
+        tasks.spawn(async move { over.run_until_cancelled(jobs.run(warmer)).await });
         tasks.spawn(scrub.run(end.clone()));
         if let Some(tls) = &tls {
             let served = tls.clone();
@@ -215,6 +231,7 @@ impl App {
             upstreams,
             inventory,
             routes,
+            warm_jobs,
             admin_hosts,
             admin_token,
             rules_changed,
@@ -278,6 +295,7 @@ impl App {
         self.upstreams.store(all_upstreams(&table));
         self.inventory.set_registries(registries(&table));
         self.routes.store(Arc::new(table.routes.clone()));
+        self.warm_jobs.set(&config.warm);
         self.service.table.store(Arc::new(table));
         self.upstream_context.rates.set(&config.upstreams);
         self.upstream_context.health.keep(&config.upstreams);

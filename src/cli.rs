@@ -34,6 +34,7 @@ mod upstream_command;
 mod user;
 mod version;
 mod visible;
+mod warm_command;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -58,6 +59,7 @@ use self::{
     status::StatusArguments,
     upstream_command::UpstreamCommand,
     user::UserCommand,
+    warm_command::WarmArguments,
 };
 
 /// The filter of the logs, such as `info` or `forebay=debug`.
@@ -108,6 +110,8 @@ enum Command {
         #[command(subcommand)]
         command: CacheCommand,
     },
+    /// Have the running forebay fetch images before clients pull them
+    Warm(WarmArguments),
     /// Add, list and remove the users of access.htpasswd
     User {
         #[command(subcommand)]
@@ -221,6 +225,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Explain(explain) => explain.run(arguments.control.as_deref()),
             Command::Log(log) => log.run(arguments.control.as_deref()),
             Command::Upstream { command } => command.run(arguments.control.as_deref()),
+            Command::Warm(warm) => warm.run(arguments.control.as_deref()),
             Command::User { command } => command.run(),
             Command::Version { json } => version::run(json),
             Command::Completion { shell } => completion::run(shell, Arguments::command()),

@@ -43,6 +43,7 @@ mod upstream;
 mod upstreams;
 mod variables;
 mod wanted;
+mod warm;
 mod well_known;
 
 use std::{
@@ -83,6 +84,8 @@ pub struct Config {
     pub push: crate::push::Config,
     pub upstreams: Vec<crate::upstream::Config>,
     pub rules: Rules,
+    /// Images that are kept warm.
+    pub warm: Vec<crate::warm::Config>,
 }
 
 /// What the command line says; it wins over variables and the file.
@@ -127,6 +130,7 @@ struct File {
     push: push::PushSection,
     upstream: Vec<upstream::UpstreamSection>,
     rule: Vec<rule::RuleSection>,
+    warm: Vec<warm::WarmSection>,
 }
 
 /// A size as the configuration spells it, in bytes: `50 GiB`, `300 MB`, `1048576`.
@@ -235,13 +239,24 @@ fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Con
     let of_upstreams = sections.upstream.iter_mut().map(upstream::UpstreamSection::take_rules).collect();
     let upstreams = upstreams::read(document, sections.upstream, client_grants);
     let rules = rules::read(document, of_upstreams, sections.rule, &upstreams);
+    let warm = warm::read(document, sections.warm, &upstreams);
     let needs_key = push.key_file.is_none() && upstreams.iter().any(|upstream| upstream.push);
     let need = match needs_key {
         true => Some(state_directory::Need::PushKey),
         false => rules.hold_tags().then_some(state_directory::Need::FirstSeen),
     };
     let state = state_directory::read(document, sections.state_directory, &cache.directory, need);
-    Config { state_directory: document.keep(state).flatten(), server, admin, cache, access, push, upstreams, rules }
+    Config {
+        state_directory: document.keep(state).flatten(),
+        server,
+        admin,
+        cache,
+        access,
+        push,
+        upstreams,
+        rules,
+        warm,
+    }
 }
 
 /// The keys that flags set, with the flags.

@@ -8,6 +8,7 @@
 //! - [`route`] says which upstream, repository and operation a request means;
 //! - [`auth`] says who a client is, and what it may do;
 //! - [`push`] passes changes on to the upstream;
+//! - [`warm`] fetches images before clients pull them;
 //! - [`history`] keeps the latest requests, and sums of them;
 //! - [`cache`] serves contents from disk and memory, and downloads each once for all clients;
 //! - [`upstream`] is the client of the registries behind forebay;
@@ -61,3 +62,4 @@ pub(crate) mod small_file;
 pub(crate) mod state_dir;
 pub mod transport;
 pub mod upstream;
+pub mod warm;

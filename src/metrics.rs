@@ -336,6 +336,18 @@ impl Metrics {
         self.0.families.requests.rule_held.with_label_values(&[rule, result.as_str()]).inc();
     }
 
+    /// Images may be warmed. Series with alerts begin at 0.
+    pub fn images_may_be_warmed<Result: Label>(&self) {
+        for result in Result::ALL {
+            self.0.families.cache.warmed_images.with_label_values(&[result.as_str()]);
+        }
+    }
+
+    /// A run of `forebay warm` or of `[[warm]]` is done with an image.
+    pub fn image_warmed(&self, result: impl Label) {
+        self.0.families.cache.warmed_images.with_label_values(&[result.as_str()]).inc();
+    }
+
     /// A connection was closed because its client did not do `what` (`first_byte`, `handshake`, `read`) in time, or read slowly while
     /// other clients needed the room (`scarce`).
     pub fn stall(&self, what: &'static str) {

@@ -10,6 +10,7 @@
 //! it is then valid or refused. The status of a refusal is chosen by `error`; `auth` decides which clients may pull.
 
 mod allowed_hosts;
+mod image_name;
 mod operation;
 mod path;
 mod request_host;
@@ -23,6 +24,7 @@ use http::{Method, Uri};
 use self::path::Path;
 pub use self::{
     allowed_hosts::AllowedHosts,
+    image_name::{ImageRoute, NameError, RouteBy, resolve_image},
     operation::{Destination, MountSource, Operation, Route, Write},
     request_host::{HostError, request_host},
 };

@@ -21,7 +21,7 @@ const ORDER: &[&[&str]] = &[
     &["app"],
     &["config"],
     &["admin", "registry"],
-    &["push", "setup"],
+    &["push", "setup", "warm"],
     &["error"],
     &["route", "auth", "history"],
     &["cache"],

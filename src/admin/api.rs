@@ -21,6 +21,7 @@ mod turns;
 mod upstream_pause;
 mod upstream_test;
 mod upstreams;
+mod warm;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -47,6 +48,7 @@ use crate::{
     cache::{Inventory, Pins},
     history::History,
     upstream::Upstream,
+    warm::Warmer,
 };
 
 /// Below which all resources are.
@@ -75,6 +77,7 @@ pub(crate) struct Sources {
     pub inventory: Inventory,
     pub explanations: Explanations,
     pub pins: Pins,
+    pub warmer: Warmer,
 }
 
 /// The handler of the API. A cheap handle.
@@ -106,6 +109,7 @@ enum Resource<'a> {
     UpstreamTest(Cow<'a, str>),
     UpstreamPause(Cow<'a, str>),
     UpstreamResume(Cow<'a, str>),
+    Warm,
 }
 
 /// What a request does to a resource.
@@ -117,7 +121,7 @@ struct Action<'a> {
 
 /// What there is, for a request that names something else.
 const RESOURCES: &str = "config, du, events, explain, images, images/{name}, images/pin|unpin, pins, pulls, requests, \
-    status, upstreams and upstreams/{name}/test|pause|resume";
+    status, upstreams, upstreams/{name}/test|pause|resume and warm";
 
 impl<'a> Action<'a> {
     /// What the request is for.
@@ -137,6 +141,7 @@ impl<'a> Action<'a> {
             ["pins"] => (Resource::Pins, Need::Read),
             ["du"] => (Resource::DiskUsage, Need::Read),
             ["explain"] => (Resource::Explain, Need::Change),
+            ["warm"] => (Resource::Warm, Need::Change),
             ["upstreams", name, verb @ ("test" | "pause" | "resume")] => {
                 let name = percent_decode_str(name).decode_utf8();
                 let name = name.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the name is no UTF-8"))?;
@@ -178,7 +183,8 @@ impl Api {
         let action = Action::of(&head.method, head.uri.path())?;
         let query = head.uri.query();
         let sight = admit(caller, action.need)?;
-        let Sources { config, upstreams, status, tests, history, inventory, explanations, pins } = &*self.sources;
+        let Sources { config, upstreams, status, tests, history, inventory, explanations, pins, warmer } =
+            &*self.sources;
         let upstreams = upstreams.load_full();
         let turn = self.turns.take(caller);
         let no_parameters = || Parameters::parse(query, &[]).map(drop).map_err(ApiError::from);
@@ -197,6 +203,11 @@ impl Api {
             Resource::Explain => {
                 no_parameters()?;
                 explanations.run(json_body::read(&head.headers, body).await?)
+            }
+            Resource::Warm => {
+                no_parameters()?;
+                let wanted = json_body::read_within(&head.headers, body, warm::MAX_BODY).await?;
+                warm::run(warmer, wanted, caller)
             }
             Resource::Requests => requests::requests(history.clone(), of_history()?, turn.await?).await,
             Resource::Pulls => requests::pulls(history.clone(), of_history()?, turn.await?).await,
@@ -263,6 +274,8 @@ mod tests {
         assert_eq!(of(Method::GET, test), Err(ApiError::method("POST")));
         assert_eq!(of(Method::POST, "/api/v1/explain"), Ok((Resource::Explain, Need::Change)));
         assert_eq!(of(Method::GET, "/api/v1/explain"), Err(ApiError::method("POST")));
+        assert_eq!(of(Method::POST, "/api/v1/warm"), Ok((Resource::Warm, Need::Change)));
+        assert_eq!(of(Method::GET, "/api/v1/warm"), Err(ApiError::method("POST")));
         let (pause, resume) = ("/api/v1/upstreams/quay.io/pause", "/api/v1/upstreams/quay.io/resume");
         assert_eq!(of(Method::POST, pause), Ok((Resource::UpstreamPause("quay.io".into()), Need::Change)));
         assert_eq!(of(Method::POST, resume), Ok((Resource::UpstreamResume("quay.io".into()), Need::Change)));

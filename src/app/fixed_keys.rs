@@ -54,7 +54,8 @@ impl FixedKey {
 /// of these keys that differ.
 pub(super) fn keep_fixed(start: &Config, mut new: Config) -> (Config, Vec<FixedKey>) {
     let mut fixed = Fixed::default();
-    let Config { state_directory: _, server, admin, cache, access: _, push: _, upstreams: _, rules: _ } = &mut new;
+    let Config { state_directory: _, server, admin, cache, access: _, push: _, upstreams: _, rules: _, warm: _ } =
+        &mut new;
     fixed.keep_server(&start.server, server);
     fixed.keep_admin(&start.admin, admin);
     fixed.keep_cache(&start.cache, cache);

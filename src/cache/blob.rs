@@ -1,6 +1,7 @@
 //! Blobs and ranges of blobs: from disk, from a running download, or from a new request to the upstream.
 
 mod error;
+mod fill;
 mod front;
 pub(crate) mod parts;
 pub(crate) mod read_error;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::error::BlobError;
+pub(crate) use self::{error::BlobError, fill::FillError};
 use self::{
     uncached::UncachedReader,
     uncached_limit::{Client, Place, UncachedLimit},

@@ -65,7 +65,7 @@ pub(crate) use self::{
     result::DownloadResult,
     separate_fetch::SeparateFetch,
     state::{DownloadError, Progress},
-    table::{Downloads, Need},
+    table::{Downloads, Need, Subscription},
 };
 use self::{
     chunks::Chunks,
@@ -183,6 +183,11 @@ impl Download {
     /// The number of bytes received by all transfers of the download.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes are in the file.
+    pub(crate) fn written(&self) -> u64 {
+        self.state().chunks.written()
     }
 
     /// Whether all bytes are in the file and verified, so that reading the download equals reading a cached blob.

@@ -327,6 +327,27 @@ impl Inventory {
         }
     }
 
+    /// An operator had this image fetched, and its name means this digest.
+    pub(crate) fn note_warmed(&self, name: &ImageName, digest: &Digest) {
+        let manifest = manifest_key(name.visibility, digest);
+        let is_news = self.0.names.with_new(
+            name.borrow(),
+            || name.clone(),
+            |state| {
+                let is_news = state.manifest.as_ref() != Some(&manifest);
+                if is_news {
+                    (state.manifest, state.unread) = (Some(manifest), Unread::Manifest);
+                }
+                is_news
+            },
+        );
+        if is_news == Some(true) {
+            self.0.has_garbage.store(true, Ordering::Relaxed);
+            self.0.names.note_change();
+            self.0.work.notify_one();
+        }
+    }
+
     /// Answers a question about all images on the blocking pool, one at a time; `None` if the process ends.
     async fn answer<T: Send + 'static>(&self, question: impl FnOnce(&Self) -> T + Send + 'static) -> Option<T> {
         let turn = self.0.questions.clone().acquire_owned().await.ok()?;

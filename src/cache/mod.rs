@@ -38,7 +38,7 @@ pub(crate) mod write_counter;
 
 pub(crate) use self::{
     blob::{
-        BlobCache, BlobError, OpenedBlob,
+        BlobCache, BlobError, FillError, OpenedBlob,
         parts::Parts,
         read_error::ReadError,
         reader::{BlobReader, BodyPiece},
@@ -47,7 +47,7 @@ pub(crate) use self::{
     capture::{Capture, Captures},
     config::Config,
     context::CacheContext,
-    download::DownloadResult,
+    download::{Download, DownloadResult},
     inventory::Inventory,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
     manifest::{CachedImage, ManifestCache, ManifestError, ManifestRequest, Place},

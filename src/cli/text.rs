@@ -37,6 +37,11 @@ fn duration(duration: Duration) -> String {
     }
 }
 
+/// So many seconds in their largest whole unit.
+pub(super) fn whole_seconds(seconds: u64) -> String {
+    duration(Duration::from_secs(seconds))
+}
+
 /// A time in milliseconds below a second.
 pub(super) fn seconds(seconds: f64) -> String {
     if seconds < 1.0 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{seconds:.1} s") }

@@ -15,6 +15,7 @@ use crate::{
     rule::{First, Rule, RuleKeys},
     transport,
     upstream::{self, Access, CredentialSource},
+    warm::{self, Platforms, Schedule},
 };
 
 /// One key and its value.
@@ -59,7 +60,7 @@ impl Setting {
 /// All settings, in the order of `config.example.toml`. A key without a value, such as `access.htpasswd` without a file, is
 /// left out. `access.access_ttl` and `access_grace` stand with each upstream that they are for.
 pub fn settings(config: &Config) -> Vec<Setting> {
-    let Config { state_directory, server, admin, cache, access, push, upstreams, rules } = config;
+    let Config { state_directory, server, admin, cache, access, push, upstreams, rules, warm } = config;
     let mut shown = Settings::default();
     shown.in_section(Section::Top).path("state_directory", state_directory.as_deref());
     shown.server(server);
@@ -76,6 +77,9 @@ pub fn settings(config: &Config) -> Vec<Setting> {
     }
     for (index, rule) in rules.general().iter().enumerate() {
         shown.in_section(Section::Item("rule", index)).rule(rule);
+    }
+    for (index, job) in warm.iter().enumerate() {
+        shown.in_section(Section::Item("warm", index)).warm(job);
     }
     shown.settings
 }
@@ -328,6 +332,19 @@ impl Settings {
             flag.iter().for_each(|flag| self.put(name, *flag));
         }
         self.text("minimum_age_first", minimum_age_first.map(First::as_str));
+    }
+
+    fn warm(&mut self, job: &warm::Config) {
+        let warm::Config { images, schedule, platforms } = job;
+        self.list("images", images);
+        match schedule {
+            Schedule::Every(period) => self.period("every", *period),
+            Schedule::At(time) => self.put("at", time.to_string()),
+        }
+        // The default is that of the machine.
+        if *platforms != Platforms::default() {
+            self.list("platforms", &platforms.texts());
+        }
     }
 
     fn put(&mut self, name: &'static str, value: impl Into<Value>) {

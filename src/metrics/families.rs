@@ -203,6 +203,7 @@ pub(super) struct CacheFamilies {
     pub evicted_bytes: IntCounter,
     pub corrupt_objects: IntCounterVec,
     pub scrub_bytes: IntCounter,
+    pub warmed_images: IntCounterVec,
     /// Absent until it is known.
     pub oldest_verification: IntGaugeVec,
 }
@@ -237,6 +238,12 @@ impl CacheFamilies {
                 "forebay_cache_corrupt_objects_total",
                 "Cached objects whose bytes were not those of their digest any more, and which were removed.",
                 &["kind"],
+            )?,
+            warmed_images: counters(
+                r,
+                "forebay_warm_images_total",
+                "Images that runs of forebay warm and of [[warm]] were done with.",
+                &["result"],
             )?,
             scrub_bytes: counter(r, "forebay_scrub_bytes_total", "Bytes of cached objects that were verified again.")?,
             oldest_verification: gauges(

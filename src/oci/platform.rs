@@ -3,7 +3,7 @@
 //! Source: OCI image specification v1.1, "Image Index" (`platform`) and "Image Configuration". A mirror only shows it: what is
 //! written there in any other way is no platform, and no error.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,6 +16,11 @@ const UNKNOWN: &str = "unknown";
 /// `os/architecture` or `os/architecture/variant`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Platform(Arc<str>);
+
+/// A text that is no platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a platform is os/architecture or os/architecture/variant")]
+pub struct NoPlatform;
 
 #[derive(Deserialize)]
 struct Text {
@@ -68,6 +73,22 @@ impl Platform {
     }
 }
 
+impl FromStr for Platform {
+    type Err = NoPlatform;
+
+    /// Reads what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, NoPlatform> {
+        let mut parts = text.splitn(3, '/').map(str::to_owned);
+        let (Some(os), Some(architecture)) = (parts.next(), parts.next()) else { return Err(NoPlatform) };
+        let variant = parts.next();
+        match &variant {
+            // It would be read as none.
+            Some(variant) if variant.is_empty() => Err(NoPlatform),
+            _ => Self::new(Text { os, architecture, variant }).ok_or(NoPlatform),
+        }
+    }
+}
+
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -100,6 +121,9 @@ mod tests {
             ("null", None),
             ("", None),
         ] {
+            if let Some(name) = expected {
+                assert_eq!(name.parse::<Platform>().map(|it| it.to_string()), Ok(name.to_owned()));
+            }
             let expected = expected.map(str::to_owned);
             assert_eq!(Platform::of_configuration(text.as_bytes()).map(|it| it.to_string()), expected, "{text}");
             if !text.is_empty() {

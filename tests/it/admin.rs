@@ -6,6 +6,7 @@ pub mod control;
 pub mod explain;
 pub mod pause;
 pub mod requests;
+mod warm;
 
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, test_server::client, wire};
 

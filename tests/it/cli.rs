@@ -13,6 +13,7 @@ pub mod running;
 pub mod sources;
 pub mod systemd;
 pub mod user;
+pub mod warm;
 
 use std::{
     fs,

@@ -3,7 +3,6 @@
 //! What must hold: it asks what a client's `HEAD` asks, by the same rules of addresses, trust and credentials; it keeps
 //! nothing of the answer, and changes nothing of what is cached; two run at a time, and each ends.
 
-mod image_name;
 mod meaning;
 mod steps;
 
@@ -20,7 +19,6 @@ use tokio::{
 };
 
 use self::{
-    image_name::{ImageRoute, NameError},
     meaning::{Found, Pull},
     steps::RulesStep,
 };
@@ -32,7 +30,7 @@ use crate::{
     cache::{ManifestCache, ManifestRequest},
     history::{Filter, History},
     oci::{Accept, MediaTypeKind, Reference},
-    route::{RouteError, Routes},
+    route::{ImageRoute, NameError, RouteError, Routes, resolve_image},
     rule::{CurrentRules, Pattern},
     upstream::Upstream,
 };
@@ -73,7 +71,7 @@ impl Explanations {
 
     /// Explains a pull. It ends if the client leaves.
     pub(super) fn run(&self, Question { image }: Question) -> Result<Response<ApiBody>, ApiError> {
-        let route = match image_name::resolve(&self.routes.load(), &image) {
+        let route = match resolve_image(&self.routes.load(), &image) {
             Ok(route) => Ok(route),
             Err(NameError::Route(RouteError::UnknownUpstream(name))) => Err(name),
             Err(error) => return Err(ApiError::new(StatusCode::BAD_REQUEST, error.to_string())),

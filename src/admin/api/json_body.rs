@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::response::ApiError;
 use crate::transport::BoxError;
 
-/// The longest body, in bytes.
+/// The longest body in general, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,14 +27,26 @@ pub(super) async fn read<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: impl Body<Error: Into<BoxError>>,
 ) -> Result<T, ApiError> {
+    read_within(headers, body, MAX_BODY).await
+}
+
+/// The same for a document of at most `most` bytes.
+///
+/// # Errors
+/// As [`read`].
+pub(super) async fn read_within<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: impl Body<Error: Into<BoxError>>,
+    most: usize,
+) -> Result<T, ApiError> {
     if !is_json(headers) {
         let why = "send JSON, with Content-Type: application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
-    let collected = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    let collected = timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await;
     let too_slow = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
     let broken = |_| {
-        let why = format!("the body broke off, or is longer than {MAX_BODY} bytes");
+        let why = format!("the body broke off, or is longer than {most} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, why)
     };
     let bytes = collected.map_err(too_slow)?.map_err(broken)?.to_bytes();

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     access::Sight,
     upstreams::{self, State, time},
+    warm,
 };
 use crate::{
     admin::{Readiness, State as Ready},
@@ -18,6 +19,7 @@ use crate::{
     metrics::{Label as _, Metrics},
     transport::ReloadableTls,
     upstream::Upstream,
+    warm::WarmJobs,
 };
 
 /// A certificate that ends within this needs a person: it should have been renewed by then.
@@ -35,6 +37,7 @@ pub(crate) struct StatusSources {
     pub metrics: Metrics,
     pub history: History,
     pub pins: Pins,
+    pub warm_jobs: WarmJobs,
 }
 
 /// What may need a person.
@@ -62,6 +65,9 @@ impl StatusSources {
             upstreams: upstreams.iter().map(state).collect(),
         };
         let unconfigured = self.history.unconfigured(sight.of_clients);
+        let jobs = self.warm_jobs.reports();
+        let mut sentences = attention(&findings);
+        sentences.extend(warm::attention(&jobs));
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "state": self.readiness.state().as_str(),
@@ -77,7 +83,8 @@ impl StatusSources {
             },
             "upstreams": upstreams.iter().map(upstreams::entry).collect::<Vec<_>>(),
             "unconfigured": unconfigured.iter().take(MAX_UNCONFIGURED).map(requested).collect::<Vec<_>>(),
-            "attention": attention(&findings),
+            "warm": warm::jobs_data(&jobs),
+            "attention": sentences,
         })
     }
 }

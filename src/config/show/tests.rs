@@ -94,6 +94,17 @@ freeze = true
 minimum_age = "7d"
 minimum_age_first = "allow"
 deny = false
+[[warm]]
+images = ["ghcr.io/o/app:v3", "node"]
+every = "6h"
+platforms = ["linux/arm64", "linux/arm/v7"]
+[[warm]]
+images = ["node"]
+at = "02:00"
+platforms = ["all"]
+[[warm]]
+images = ["node"]
+at = "23:59"
 "#;
 
 fn parse(directory: &TempDir, text: &str) -> Config {

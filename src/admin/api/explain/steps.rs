@@ -7,16 +7,14 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{
-    super::{requests::RequestEntry, upstreams::time},
-    image_name::ImageRoute,
-};
+use super::super::{requests::RequestEntry, upstreams::time};
 use crate::{
     cache::{CachedImage, Place, freshness::Freshness},
     error_chain::ErrorChain,
     history::FinishedRequest,
     metrics::Label as _,
     oci::Reference,
+    route::ImageRoute,
     rule::{Rules, Subject, TagRules},
     upstream::{Error, ExplainedAuthorization, ExplainedHead, ExplainedStep, Upstream},
 };

@@ -2,17 +2,15 @@
 
 use http::{Method, Uri};
 
-use crate::{
-    oci::{Reference, Repository, host::looks_like_host},
-    route::{Destination, Operation, Route, RouteError, Routes, Target},
-};
+use super::{Destination, Operation, Route, RouteError, Routes, Target};
+use crate::oci::{Reference, Repository, host::looks_like_host};
 
 /// A longer name is refused, in bytes: a repository has 255, a tag 128, a digest 135.
 const MAX_NAME: usize = 1024;
 
 /// Where a pull of an image goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ImageRoute<U> {
+pub struct ImageRoute<U> {
     pub upstream: U,
     pub repository: Repository,
     pub reference: Reference,
@@ -21,7 +19,7 @@ pub(super) struct ImageRoute<U> {
 
 /// What of the name decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RouteBy {
+pub enum RouteBy {
     /// Its first component is the upstream's name, or one of its aliases.
     Name,
     /// It names no upstream.
@@ -29,7 +27,7 @@ pub(super) enum RouteBy {
 }
 
 impl RouteBy {
-    pub(super) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Name => "name",
             Self::Default => "default",
@@ -39,7 +37,7 @@ impl RouteBy {
 
 /// Why a name leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NameError {
+pub enum NameError {
     #[error("{0:?} is no name of an image; write it as for docker pull, such as ghcr.io/owner/image:tag")]
     Invalid(String),
     #[error(transparent)]
@@ -50,7 +48,7 @@ pub(super) enum NameError {
 ///
 /// # Errors
 /// The name is invalid, or names a registry that is no upstream.
-pub(super) fn resolve<U: Clone>(routes: &Routes<U>, image: &str) -> Result<ImageRoute<U>, NameError> {
+pub fn resolve_image<U: Clone>(routes: &Routes<U>, image: &str) -> Result<ImageRoute<U>, NameError> {
     let invalid = || NameError::Invalid(image.chars().take(MAX_NAME).collect());
     // Nothing that has a meaning in a URL beside the separators of names.
     let may_be_in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+[]".contains(&byte);
@@ -123,7 +121,7 @@ mod tests {
             (&format!("ghcr.io/o/i@{digest}"), "ghcr.io", "o/i", &digest, RouteBy::Name),
             (&format!("ghcr.io/o/i:tag@{digest}"), "ghcr.io", "o/i", &digest, RouteBy::Name),
         ] {
-            let found = resolve(&routes(), image).unwrap();
+            let found = resolve_image(&routes(), image).unwrap();
             let told = (found.upstream, found.repository.as_str(), found.reference.to_string(), found.by);
             assert_eq!(told, (upstream, repository, reference.to_owned(), by), "{image}");
         }
@@ -132,7 +130,7 @@ mod tests {
     #[test]
     fn a_name_that_leads_nowhere_is_refused() {
         let unknown = NameError::Route(RouteError::UnknownUpstream("nvcr.io".to_owned()));
-        assert_eq!(resolve(&routes(), "nvcr.io/a/b"), Err(unknown));
+        assert_eq!(resolve_image(&routes(), "nvcr.io/a/b"), Err(unknown));
         let long = "a".repeat(MAX_NAME + 1);
         for image in [
             "",
@@ -154,19 +152,19 @@ mod tests {
             "ghcr.io/a&ns=x:1",
             "ghcr.io&x=y/a",
         ] {
-            assert!(resolve(&routes(), image).is_err(), "{image}");
+            assert!(resolve_image(&routes(), image).is_err(), "{image}");
         }
     }
 
     proptest! {
         #[test]
         fn any_name_is_judged_without_a_panic(image in ".{0,80}") {
-            let _ = resolve(&routes(), &image);
+            let _ = resolve_image(&routes(), &image);
         }
 
         #[test]
         fn no_name_reaches_other_operations(image in "[a-z:/@?#%=&._-]{0,40}") {
-            if let Ok(found) = resolve(&routes(), &image) {
+            if let Ok(found) = resolve_image(&routes(), &image) {
                 prop_assert!(!image.contains(['?', '#', '%']), "{} {}", image, found.repository);
             }
         }

@@ -1,0 +1,210 @@
+//! `[[warm]]`: runs of the configuration by their schedules, and what came of the last ones.
+//!
+//! What must hold: one job runs at a time; a reload keeps the times and results of jobs that did not change, and ends no
+//! run.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher as _, Hasher as _},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::sleep,
+};
+
+use super::{Config, ImageOutcome, WarmEvent, WarmRequest, WarmSummary, Warmer};
+
+/// How often the clock is looked at: it may be set, and a machine may sleep.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// How many images that failed are remembered of each job.
+const MAX_FAILURES: usize = 10;
+/// How many events wait for this.
+const MAX_WAITING: usize = 16;
+
+/// The jobs of the configuration. A cheap handle.
+#[derive(Clone, Default)]
+pub(crate) struct WarmJobs(Arc<Jobs>);
+
+#[derive(Default)]
+struct Jobs {
+    jobs: Mutex<Vec<Job>>,
+    changed: Notify,
+}
+
+struct Job {
+    config: Arc<Config>,
+    next: SystemTime,
+    /// When its run began that goes on.
+    running_since: Option<SystemTime>,
+    last: Option<LastRun>,
+}
+
+/// The last run of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LastRun {
+    pub began: SystemTime,
+    pub summary: WarmSummary,
+    /// Some of the images that failed, each with the reason.
+    pub failures: Vec<(String, String)>,
+}
+
+/// How a job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JobReport {
+    pub config: Arc<Config>,
+    pub next: SystemTime,
+    pub is_running: bool,
+    pub last: Option<LastRun>,
+}
+
+impl WarmJobs {
+    /// Takes over the jobs of a configuration.
+    pub(crate) fn set(&self, configs: &[Config]) {
+        let mut jobs = self.0.jobs.lock();
+        let mut before = std::mem::take(&mut *jobs);
+        let now = SystemTime::now();
+        jobs.extend(configs.iter().map(|config| match before.iter().position(|job| *job.config == *config) {
+            Some(position) => before.swap_remove(position),
+            None => Job {
+                config: Arc::new(config.clone()),
+                next: config.schedule.next(None, now, random()),
+                running_since: None,
+                last: None,
+            },
+        }));
+        drop(jobs);
+        self.0.changed.notify_one();
+    }
+
+    /// How all jobs are, in the order of the file.
+    pub(crate) fn reports(&self) -> Vec<JobReport> {
+        let jobs = self.0.jobs.lock();
+        let report = |job: &Job| JobReport {
+            config: job.config.clone(),
+            next: job.next,
+            is_running: job.running_since.is_some(),
+            last: job.last.clone(),
+        };
+        jobs.iter().map(report).collect()
+    }
+
+    /// Runs the jobs when they are due. Never returns; drop it to end the run under way.
+    pub(crate) async fn run(self, warmer: Warmer) {
+        loop {
+            let now = SystemTime::now();
+            if let Some(config) = self.begin_due(now) {
+                let last = warm(warmer.clone(), &config, now).await;
+                self.end(&config, last);
+                continue;
+            }
+            let wait = self.next().map_or(LOOK_INTERVAL, |next| next.duration_since(now).unwrap_or_default());
+            tokio::select! {
+                () = sleep(wait.min(LOOK_INTERVAL)) => {}
+                () = self.0.changed.notified() => {}
+            }
+        }
+    }
+
+    fn next(&self) -> Option<SystemTime> {
+        self.0.jobs.lock().iter().map(|job| job.next).min()
+    }
+
+    /// The job that is due for the longest time.
+    fn begin_due(&self, now: SystemTime) -> Option<Arc<Config>> {
+        let mut jobs = self.0.jobs.lock();
+        let job = jobs.iter_mut().filter(|job| job.next <= now).min_by_key(|job| job.next)?;
+        job.next = job.config.schedule.next(Some(now), now, random());
+        job.running_since = Some(now);
+        Some(job.config.clone())
+    }
+
+    fn end(&self, config: &Arc<Config>, last: LastRun) {
+        // A reload may have removed it.
+        if let Some(job) = self.0.jobs.lock().iter_mut().find(|job| Arc::ptr_eq(&job.config, config)) {
+            (job.running_since, job.last) = (None, Some(last));
+        }
+    }
+}
+
+/// Runs a job, and logs what came of it.
+async fn warm(warmer: Warmer, config: &Config, began: SystemTime) -> LastRun {
+    let Config { images, schedule, platforms } = config;
+    let request = WarmRequest { images: images.clone(), platforms: platforms.clone(), limit: None };
+    let (told, mut events) = mpsc::channel(MAX_WAITING);
+    let collecting = async {
+        let (mut summary, mut failures) = (WarmSummary::default(), Vec::new());
+        while let Some(event) = events.recv().await {
+            match event {
+                WarmEvent::Progress(_) => {}
+                WarmEvent::Image(image) => {
+                    if let ImageOutcome::Failed(failure) = image.outcome
+                        && failures.len() < MAX_FAILURES
+                    {
+                        failures.push((image.image, failure.why));
+                    }
+                }
+                WarmEvent::Done(done) => summary = done,
+            }
+        }
+        (summary, failures)
+    };
+    let ((), (summary, failures)) = tokio::join!(warmer.run(request, told), collecting);
+    let WarmSummary { fetched, cached, failed, fetched_bytes, pulls, .. } = summary.clone();
+    if failed == 0 {
+        tracing::info!(%schedule, fetched, cached, fetched_bytes, pulls, "the images of [[warm]] are in the cache");
+    } else {
+        let (image, why) = failures.first().map_or(("", ""), |(image, why)| (image, why));
+        tracing::warn!(
+            %schedule, fetched, cached, failed, fetched_bytes, pulls, image, why,
+            "some images of [[warm]] could not be fetched"
+        );
+    }
+    LastRun { began, summary, failures }
+}
+
+/// A number that differs from process to process, and from call to call.
+fn random() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warm::{Platforms, Schedule};
+
+    fn config(image: &str, schedule: Schedule) -> Config {
+        Config { images: vec![image.to_owned()], schedule, platforms: Platforms::default() }
+    }
+
+    #[test]
+    fn a_reload_keeps_the_jobs_that_did_not_change() {
+        let every = Schedule::Every(Duration::from_secs(60 * 60));
+        let at = Schedule::At("02:00".parse().unwrap());
+        let (first, second, third) = (config("a", every), config("b", every), config("c", at));
+        let jobs = WarmJobs::default();
+        jobs.set(&[first.clone(), second.clone()]);
+        // Both begin within their random delays.
+        let later = SystemTime::now() + Duration::from_secs(7 * 60);
+        let begun = jobs.begin_due(later).unwrap();
+        let last = LastRun { began: later, summary: WarmSummary::default(), failures: Vec::new() };
+        jobs.end(&begun, last.clone());
+        let other = jobs.begin_due(later).unwrap();
+        assert_ne!(begun, other);
+        assert!(jobs.begin_due(later).is_none() && jobs.next().unwrap() > later);
+        let before = jobs.reports();
+        jobs.set(&[third.clone(), (*begun).clone()]);
+        let after = jobs.reports();
+        assert_eq!(after.len(), 2);
+        assert_eq!((&*after[0].config, &after[0].last), (&third, &None));
+        let kept = before.iter().find(|report| report.config == begun).unwrap();
+        assert_eq!((&after[1], &after[1].last), (kept, &Some(last.clone())));
+        // The other one was removed while it ran.
+        jobs.end(&other, last);
+        assert!(jobs.reports().iter().all(|report| !report.is_running));
+    }
+}

@@ -1,0 +1,70 @@
+//! `forebay warm`: names from everywhere, what is printed, and the exit codes.
+
+use std::fs;
+
+use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror};
+use serde_json::Value;
+
+use super::running::ask;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_images_of_a_compose_file_are_fetched() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer of 1"]);
+    registry.add_image("team/db", "2", &[b"layer of 2"]);
+    let mirror = Mirror::of(&registry).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let compose = "services:\n  app:\n    image: team/app:${FOREBAY_TEST_NO_SUCH:-1}\n  own:\n    build: .\n";
+    let compose = file("compose.yaml", compose);
+    let list = file("images.txt", "# the database\nteam/db:2\n");
+
+    let (code, printed, remarks) = ask(&mirror, &["warm", "-f", &compose, "-f", &list]).await;
+    assert_eq!(code, Some(0), "{remarks}");
+    let mut lines: Vec<&str> = printed.lines().collect();
+    let sums = lines.pop().unwrap();
+    assert!(sums.starts_with("2 fetched, 0 cached, 0 failed: "), "{printed}");
+    assert!(lines.iter().any(|line| line.starts_with("fetched  fake.example/team/app:1  ")), "{printed}");
+    assert!(lines.iter().any(|line| line.starts_with("fetched  fake.example/team/db:2  ")), "{printed}");
+    assert!(remarks.contains("compose.yaml: service own names no image of its own: it is left out"), "{remarks}");
+
+    let (code, printed, _) = ask(&mirror, &["warm", "--json", "team/app:1", "--platform", "all"]).await;
+    let events: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((code, &events.last().unwrap()["event"]), (Some(0), &"done".into()));
+    assert_eq!(events.last().unwrap()["cached"], 1, "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_exit_code_tells_failures_from_wrong_usage() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = Mirror::of(&registry).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("list");
+    let path = path.to_str().unwrap();
+
+    let (code, printed, error) = ask(&mirror, &["warm", "team/app:1", "team/app:2"]).await;
+    assert_eq!((code, &*error), (Some(1), "forebay: 1 images failed\n"), "{printed}");
+    assert!(printed.contains("failed   fake.example/team/app:2  "), "{printed}");
+
+    fs::write(path, "services:\n  web:\n    image: node:${FOREBAY_TEST_NO_SUCH}\n").unwrap();
+    let (code, _, error) = ask(&mirror, &["warm", "-f", path]).await;
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("list: service web: the variable FOREBAY_TEST_NO_SUCH is not set"), "{error}");
+    fs::write(path, "team/app:1 team/app:2\n").unwrap();
+    let (code, _, error) = ask(&mirror, &["warm", "-f", path]).await;
+    assert!(code == Some(2) && error.contains("line 1: "), "{error}");
+    for (arguments, code) in [
+        (&["warm"][..], Some(2)),
+        (&["warm", "team/app:1", "--platform", "x86"], Some(2)),
+        (&["warm", "team/app:1", "--limit", "-1"], Some(2)),
+        (&["warm", "-f", "/no/such/file"], Some(1)),
+    ] {
+        let (exit, _, error) = ask(&mirror, arguments).await;
+        assert_eq!(exit, code, "{arguments:?}: {error}");
+    }
+}
