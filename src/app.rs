@@ -32,7 +32,9 @@ use crate::{
         control_socket::{ControlSocket, SocketError},
     },
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
-    cache::{BlobCache, CacheContext, DiskStore, Images, Inventory, Lists, ManifestCache, Pins, Scrub},
+    cache::{
+        BlobCache, CacheContext, DiskStore, Exports, Images, Imports, Inventory, Lists, ManifestCache, Pins, Scrub,
+    },
     config::{Config, Loaded},
     history::History,
     metrics::Metrics,
@@ -177,6 +179,8 @@ impl App {
             explanations,
             pins: pins.clone(),
             warmer: warmer.clone(),
+            exports: Exports::new(store.clone(), service.caches.manifests.clone(), service.caches.blobs.clone()),
+            imports: Imports::new(store.clone(), service.caches.manifests.clone(), service.caches.blobs.clone()),
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);

@@ -60,6 +60,7 @@ pub mod setup;
 pub(crate) mod single_flight;
 pub(crate) mod small_file;
 pub(crate) mod state_dir;
+pub mod tar;
 pub mod transport;
 pub mod upstream;
 pub mod warm;

@@ -47,6 +47,7 @@ const ORDER: &[&[&str]] = &[
         "single_flight",
         "small_file",
         "state_dir",
+        "tar",
     ],
 ];
 

@@ -9,8 +9,11 @@ pub(crate) mod access;
 mod du;
 mod events;
 mod explain;
+mod export;
 mod happenings;
+mod image_name;
 mod images;
+mod import;
 mod json_body;
 mod parameters;
 mod pins;
@@ -45,7 +48,7 @@ pub(crate) use self::{
     upstream_test::UpstreamTests,
 };
 use crate::{
-    cache::{Inventory, Pins},
+    cache::{Exports, Imports, Inventory, Pins},
     history::History,
     upstream::Upstream,
     warm::Warmer,
@@ -78,6 +81,8 @@ pub(crate) struct Sources {
     pub explanations: Explanations,
     pub pins: Pins,
     pub warmer: Warmer,
+    pub exports: Exports,
+    pub imports: Imports,
 }
 
 /// The handler of the API. A cheap handle.
@@ -105,6 +110,8 @@ enum Resource<'a> {
     UnpinImages,
     DiskUsage,
     Explain,
+    Export,
+    Import,
     /// By the name of the upstream.
     UpstreamTest(Cow<'a, str>),
     UpstreamPause(Cow<'a, str>),
@@ -120,8 +127,8 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str = "config, du, events, explain, images, images/{name}, images/pin|unpin, pins, pulls, requests, \
-    status, upstreams, upstreams/{name}/test|pause|resume and warm";
+const RESOURCES: &str = "config, du, events, explain, export, images, images/{name}, images/pin|unpin, import, pins, pulls, \
+    requests, status, upstreams, upstreams/{name}/test|pause|resume and warm";
 
 impl<'a> Action<'a> {
     /// What the request is for.
@@ -140,6 +147,10 @@ impl<'a> Action<'a> {
             ["images", ..] => (Resource::Image(path.strip_prefix("images/").unwrap_or_default()), Need::Read),
             ["pins"] => (Resource::Pins, Need::Read),
             ["du"] => (Resource::DiskUsage, Need::Read),
+            // It may spend pulls, and answers a GET all the same: what it gives is the resource.
+            ["export"] if method == Method::GET => return Ok(Self { resource: Resource::Export, need: Need::Change }),
+            ["export"] => return Err(ApiError::method("GET")),
+            ["import"] => (Resource::Import, Need::Change),
             ["explain"] => (Resource::Explain, Need::Change),
             ["warm"] => (Resource::Warm, Need::Change),
             ["upstreams", name, verb @ ("test" | "pause" | "resume")] => {
@@ -183,8 +194,19 @@ impl Api {
         let action = Action::of(&head.method, head.uri.path())?;
         let query = head.uri.query();
         let sight = admit(caller, action.need)?;
-        let Sources { config, upstreams, status, tests, history, inventory, explanations, pins, warmer } =
-            &*self.sources;
+        let Sources {
+            config,
+            upstreams,
+            status,
+            tests,
+            history,
+            inventory,
+            explanations,
+            pins,
+            warmer,
+            exports,
+            imports,
+        } = &*self.sources;
         let upstreams = upstreams.load_full();
         let turn = self.turns.take(caller);
         let no_parameters = || Parameters::parse(query, &[]).map(drop).map_err(ApiError::from);
@@ -229,6 +251,8 @@ impl Api {
                 no_parameters()?;
                 pins::unpin(pins, json_body::read(&head.headers, body).await?, caller, is_upstream).await
             }
+            Resource::Import => import::import(imports, (query, &head.headers, body), &upstreams).await,
+            Resource::Export => export::export(exports, export::query(query)?, &upstreams).await,
             Resource::DiskUsage => {
                 no_parameters()?;
                 du::usage(inventory, status.store.status().max_bytes, sight, turn.await?).await
@@ -269,6 +293,9 @@ mod tests {
             assert_eq!(of(Method::POST, &path), Ok((resource, Need::Change)));
             assert_eq!(of(Method::GET, &path), Ok((Resource::Image(name), Need::Read)));
         }
+        assert_eq!(of(Method::POST, "/api/v1/import"), Ok((Resource::Import, Need::Change)));
+        assert_eq!(of(Method::GET, "/api/v1/export"), Ok((Resource::Export, Need::Change)));
+        assert_eq!(of(Method::POST, "/api/v1/export"), Err(ApiError::method("GET")));
         let test = "/api/v1/upstreams/harbor%2Elan:8443/test";
         assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443".into()), Need::Change)));
         assert_eq!(of(Method::GET, test), Err(ApiError::method("POST")));

@@ -107,7 +107,7 @@ pub(super) fn deletions_in(config: &Config) -> Option<&Path> {
 
 /// Where the times are kept when tags were first seen; `None`: no rule needs them.
 pub(super) fn first_seen_in(config: &Config) -> Option<&Path> {
-    config.state_directory.as_deref().filter(|_| config.rules.hold_tags())
+    config.state_directory.as_deref()
 }
 
 fn seal(config: &Config) -> Result<Seal, Error> {

@@ -3,6 +3,7 @@
 mod error;
 mod fill;
 mod front;
+mod keep;
 pub(crate) mod parts;
 pub(crate) mod read_error;
 pub(crate) mod reader;

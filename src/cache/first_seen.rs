@@ -14,7 +14,10 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -31,7 +34,7 @@ pub(crate) use self::{
 };
 use super::storage::{blocking, tag_record::TagKey};
 use crate::{
-    oci::{Accept, Digest, Repository},
+    oci::{Accept, Digest, Repository, Tag},
     rule::Hold,
 };
 
@@ -63,6 +66,8 @@ struct FirstSeenInner {
     writer: Arc<Semaphore>,
     /// Tags that were dropped and may still be held in the cache.
     dropped: Mutex<Vec<TagName>>,
+    /// Whether a tag was imported at any time: usually none is looked up.
+    has_imported: AtomicBool,
     start: Instant,
 }
 
@@ -101,6 +106,9 @@ impl SeenTag {
     fn worth(&self, now: SystemTime) -> (Worth, Option<SystemTime>) {
         let used = self.used.max(self.checks.checked());
         let idle = used.map(|used| now.duration_since(used).unwrap_or_default());
+        if self.checks.is_imported {
+            return (Worth::Earlier, used);
+        }
         let worth = match self.checks.has_eligible() && idle.is_some_and(|idle| idle < MAX_IDLE) {
             false => Worth::Age,
             true if self.checks.held(self.is_final).is_empty() => Worth::Present,
@@ -118,6 +126,7 @@ impl Default for FirstSeen {
             unwritten: Mutex::default(),
             writer: Arc::new(Semaphore::new(1)),
             dropped: Mutex::default(),
+            has_imported: AtomicBool::new(false),
             start: Instant::now(),
         }))
     }
@@ -168,6 +177,7 @@ impl FirstSeen {
                 checks.note_absent();
             }
             let written = checks.checked();
+            self.note_imported(&checks);
             // What this process knows is newer.
             tags.entry(name).or_insert(SeenTag { checks, written, ..SeenTag::default() });
         }
@@ -212,6 +222,34 @@ impl FirstSeen {
             self.drop_surplus(&mut tags);
         }
         self.write(name).await;
+    }
+
+    /// A digest came with an archive: the tag means it from now on.
+    pub(crate) async fn note_import(&self, name: TagName, digest: &Digest) {
+        {
+            let mut tags = self.0.tags.lock();
+            let seen = tags.entry(name.clone()).or_default();
+            seen.checks.note_import(Accept::default().class(), digest);
+            seen.used = Some(SystemTime::now());
+            self.note_imported(&seen.checks);
+            self.drop_surplus(&mut tags);
+        }
+        self.write(name).await;
+    }
+
+    fn note_imported(&self, checks: &TagChecks) {
+        if checks.is_imported {
+            self.0.has_imported.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether what a tag means came with an archive.
+    pub(crate) fn is_imported(&self, upstream: &Arc<str>, repository: &Repository, tag: &Tag) -> bool {
+        if !self.0.has_imported.load(Ordering::Acquire) {
+            return false;
+        }
+        let name = TagName { upstream: upstream.clone(), repository: repository.clone(), tag: tag.clone() };
+        self.0.tags.lock().get(&name).is_some_and(|seen| seen.checks.is_imported)
     }
 
     /// A tag begins anew.

@@ -244,6 +244,19 @@ impl Inventory {
         self.0.has_garbage.store(true, Ordering::Relaxed);
     }
 
+    /// An image has come with an archive.
+    pub(crate) fn note_import(&self, name: ImageName, digest: &Digest) {
+        let manifest = manifest_key(name.visibility, digest);
+        self.0.names.with_new(
+            name.borrow(),
+            || name.clone(),
+            |state| (state.manifest, state.unread) = (Some(manifest), Unread::Manifest),
+        );
+        self.0.has_garbage.store(true, Ordering::Relaxed);
+        self.0.names.note_change();
+        self.0.work.notify_one();
+    }
+
     /// A manifest is on disk now.
     pub(crate) fn note_landed(&self, manifest: ContentKey) {
         {

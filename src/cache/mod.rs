@@ -6,6 +6,7 @@
 //! - [`Lists`] serves tags, catalogs and referrers, and their last responses while the upstream fails.
 //! - [`Inventory`] tells which images are here, how they are used, and how much of each is here.
 //! - [`Pins`] keep images that an operator names from being evicted.
+//! - [`Exports`] makes archives of images, and [`Imports`] takes them.
 //! - [`revalidate`] decides for tags, lists and clients' grants when a stale value is served.
 //! - [`Captures`] caches blobs while clients push them. [`Scrub`] verifies what is on disk.
 //!
@@ -16,9 +17,11 @@ pub(crate) mod capture;
 mod config;
 mod context;
 pub(crate) mod download;
+pub(crate) mod export;
 pub(crate) mod first_seen;
 pub(crate) mod freshness;
 mod hash;
+pub(crate) mod import;
 pub mod inventory;
 pub(crate) mod list;
 mod make_room;
@@ -48,6 +51,8 @@ pub(crate) use self::{
     config::Config,
     context::CacheContext,
     download::{Download, DownloadResult},
+    export::Exports,
+    import::Imports,
     inventory::Inventory,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
     manifest::{CachedImage, ManifestCache, ManifestError, ManifestRequest, Place},

@@ -1,6 +1,9 @@
 //! `forebay cache …`: the images in the cache of the running forebay.
 
+mod archive_source;
 mod du;
+mod export;
+mod import;
 mod ls;
 mod pin;
 mod show;
@@ -65,6 +68,10 @@ pub(super) enum CacheCommand {
     },
     /// Show what takes the room of the cache: by upstream and repository, and what belongs to no image
     Du(RunningArguments),
+    /// Write images into one archive, an OCI image layout, and download what is not in the cache yet
+    Export(export::ExportArguments),
+    /// Take images from an archive into the cache: clients get them without an upstream
+    Import(import::ImportArguments),
 }
 
 /// By what images are sorted.
@@ -84,11 +91,15 @@ impl CacheCommand {
     /// # Errors
     /// No forebay answers, or it refuses.
     pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
-        let (Self::Ls { running, .. }
-        | Self::Show { running, .. }
-        | Self::Du(running)
-        | Self::Pin { running, .. }
-        | Self::Unpin { running, .. }) = self;
+        let running = match self {
+            Self::Ls { running, .. }
+            | Self::Show { running, .. }
+            | Self::Du(running)
+            | Self::Pin { running, .. }
+            | Self::Unpin { running, .. } => running,
+            Self::Export(export) => &export.running,
+            Self::Import(import) => &import.running,
+        };
         let places = running.places(control)?;
         let (document, text): (Value, fn(&Value, SystemTime) -> String) = match self {
             Self::Pin { patterns, duration, .. } if !patterns.is_empty() => {
@@ -99,6 +110,8 @@ impl CacheCommand {
             Self::Ls { pattern, sort, limit, .. } => (images(&places, pattern.as_deref(), *sort, *limit)?, ls::text),
             Self::Show { image, .. } => (get(&places, &format!("images/{}", escaped(image)))?, show::text),
             Self::Du(_) => (get(&places, "du")?, du::text),
+            Self::Export(export) => return export.run(&places),
+            Self::Import(import) => return import.run(&places),
         };
         match running.json {
             true => print(&format!("{document}\n")),

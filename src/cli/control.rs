@@ -216,20 +216,22 @@ impl Exchange {
         let body = document.map(Value::to_string).unwrap_or_default();
         let request = request.body(Full::from(body)).map_err(anyhow::Error::from)?;
         let response = self.sender.send_request(request).await.map_err(anyhow::Error::from)?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body = timeout(TIMEOUT, Limited::new(response.into_body(), MAX_ERROR).collect()).await;
-        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
-        let why = serde_json::from_slice::<Value>(&body).ok().and_then(|body| Some(body["error"].as_str()?.to_owned()));
-        let why = why.unwrap_or_else(|| status.to_string());
-        Err(ControlError::Refused { is_usage: status == 400, why })
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 }
 
+/// What a response says that is no success.
+pub(super) async fn refusal(response: Response<Incoming>) -> ControlError {
+    let status = response.status();
+    let body = timeout(TIMEOUT, Limited::new(response.into_body(), MAX_ERROR).collect()).await;
+    let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    let why = serde_json::from_slice::<Value>(&body).ok().and_then(|body| Some(body["error"].as_str()?.to_owned()));
+    let why = why.unwrap_or_else(|| status.to_string());
+    ControlError::Refused { is_usage: status == 400, why }
+}
+
 /// Connects to the first socket on which a program listens.
-fn connect(places: &[PathBuf]) -> Result<UnixStream, ControlError> {
+pub(super) fn connect(places: &[PathBuf]) -> Result<UnixStream, ControlError> {
     let mut denied = None;
     for path in places {
         match control_socket::connect(path, TIMEOUT) {

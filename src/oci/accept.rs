@@ -44,6 +44,13 @@ struct MediaRange {
 }
 
 impl Accept {
+    /// What container clients send: images and indices, of OCI and of Docker.
+    pub fn of_images() -> Self {
+        let types = [MediaType::OCI_INDEX, MediaType::OCI_MANIFEST, MediaType::DOCKER_LIST, MediaType::DOCKER_MANIFEST];
+        let values = types.iter().map(|media_type| (ACCEPT, HeaderValue::from(media_type)));
+        Self::from_headers(&values.collect())
+    }
+
     /// All `Accept` headers together; an element that is no media range is ignored.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         REMEMBERED.with_borrow_mut(|remembered| {

@@ -13,6 +13,7 @@ mod content_range;
 mod digest;
 mod error;
 pub(crate) mod host;
+pub mod layout;
 mod manifest;
 mod manifest_detection;
 mod manifest_keys;

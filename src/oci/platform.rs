@@ -59,6 +59,12 @@ impl Platform {
         manifests.into_iter().map(read).collect()
     }
 
+    /// Whether an image for this platform is one for `wanted`, which may leave out the variant.
+    pub fn is_a(&self, wanted: &Self) -> bool {
+        let rest = self.0.strip_prefix(&*wanted.0);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     fn new(Text { os, architecture, variant }: Text) -> Option<Self> {
         let is_part = |part: &str| {
             let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');

@@ -36,6 +36,8 @@ mod cache {
         pub mod resume;
         pub mod stress;
     }
+    pub mod export;
+    pub mod import;
     pub mod inventory;
     pub mod list;
     pub mod manifest;

@@ -13,6 +13,7 @@
     reason = "a test that cannot go on says why by panicking, and the runner shows what it printed"
 )]
 
+mod archives;
 mod bounded_disk;
 mod build;
 mod cache_directory;

@@ -32,6 +32,19 @@ impl Parameters {
     /// # Errors
     /// It has another one, or one twice.
     pub(crate) fn parse(query: Option<&str>, known: &'static [&'static str]) -> Result<Self, ParameterError> {
+        let Self(values) = Self::parse_repeated(query, known)?;
+        let is_twice = |name: &&&str| values.iter().filter(|(other, _)| *other == **name).count() > 1;
+        match known.iter().find(is_twice) {
+            Some(name) => Err(ParameterError::Twice(name)),
+            None => Ok(Self(values)),
+        }
+    }
+
+    /// Reads a query that may have each of these parameters any number of times.
+    ///
+    /// # Errors
+    /// It has another one.
+    pub(crate) fn parse_repeated(query: Option<&str>, known: &'static [&'static str]) -> Result<Self, ParameterError> {
         let query = query.unwrap_or_default();
         if query.len() > MAX_QUERY {
             return Err(ParameterError::TooLong);
@@ -42,9 +55,6 @@ impl Parameters {
                 let unknown = ParameterError::Unknown { name: name.into_owned(), known };
                 return Err(if known.is_empty() { ParameterError::None } else { unknown });
             };
-            if values.iter().any(|(other, _)| other == name) {
-                return Err(ParameterError::Twice(name));
-            }
             values.push((name, value.into_owned()));
         }
         Ok(Self(values))
@@ -52,6 +62,11 @@ impl Parameters {
 
     pub(crate) fn text(&self, name: &'static str) -> Option<&str> {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
+    }
+
+    /// All values of a parameter, in their order.
+    pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| *known == name).map(|(_, value)| &**value)
     }
 
     /// `errors`, `errors=true` or `errors=false`; absent is false.

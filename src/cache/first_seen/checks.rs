@@ -45,7 +45,11 @@ pub(super) struct ClassChecks {
 
 /// What the checks of a tag found, by class; the class that was checked last is the last one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TagChecks(pub Vec<ClassChecks>);
+pub(super) struct TagChecks {
+    pub classes: Vec<ClassChecks>,
+    /// What clients get came with an archive: it stays, whatever the upstream says.
+    pub is_imported: bool,
+}
 
 /// What a tag means to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +66,9 @@ impl TagChecks {
     /// Notes a check that found this digest; returns whether more changed than ages.
     pub(super) fn note(&mut self, class: AcceptClass, digest: &Digest, now: Moment, hold: &Hold) -> bool {
         let is_first = !self.has_eligible();
-        let of_others = self.0.iter().filter_map(|other| other.present.as_ref());
+        let of_others = self.classes.iter().filter_map(|other| other.present.as_ref());
         let known = of_others.filter(|present| present.digest == *digest).max_by_key(|present| present.age).cloned();
-        let is_eligible_elsewhere = self.0.iter().any(|other| {
+        let is_eligible_elsewhere = self.classes.iter().any(|other| {
             other.eligible.as_ref() == Some(digest) && other.present.as_ref().is_some_and(|it| it.digest == *digest)
         });
         let mut of_class = self.take(class);
@@ -79,38 +83,48 @@ impl TagChecks {
         }
         let age = of_class.present.as_mut().map_or(Duration::ZERO, |present| present.advance(now));
         let is_old_enough = age >= hold.minimum_age || is_eligible_elsewhere;
-        let is_settled = hold.is_final && !is_first;
+        let is_settled = self.is_imported || (hold.is_final && !is_first);
         if !is_settled && (is_old_enough || (is_first && hold.first == First::Allow)) {
             of_class.eligible = Some(digest.clone());
         }
         let is_change = !is_named || of_class.eligible != before.eligible;
-        self.0.push(of_class);
+        self.classes.push(of_class);
         is_change
     }
 
     /// A push through forebay made the tag name this digest, which is eligible at once.
     pub(super) fn note_push(&mut self, class: AcceptClass, digest: &Digest, now: Moment) {
-        if self.0.is_empty() {
-            self.0.push(ClassChecks { class, present: None, eligible: None });
+        if self.classes.is_empty() {
+            self.classes.push(ClassChecks { class, present: None, eligible: None });
         }
-        for of_class in &mut self.0 {
+        for of_class in &mut self.classes {
             of_class.present = Some(Present::begin(digest, now));
             of_class.eligible = Some(digest.clone());
         }
+        self.is_imported = false;
+    }
+
+    /// A digest came with an archive: it is what clients get from now on.
+    pub(super) fn note_import(&mut self, class: AcceptClass, digest: &Digest) {
+        *self = Self {
+            classes: vec![ClassChecks { class, present: None, eligible: Some(digest.clone()) }],
+            is_imported: true,
+        };
     }
 
     /// The upstream has no such tag: whatever it names next begins anew. What clients got stays.
     pub(super) fn note_absent(&mut self) {
-        self.0.iter_mut().for_each(|of_class| of_class.present = None);
+        self.classes.iter_mut().for_each(|of_class| of_class.present = None);
     }
 
     /// Forgets a digest that was deleted; returns whether the tag named it or meant it.
     pub(super) fn forget_digest(&mut self, digest: &Digest) -> bool {
         let before = self.clone();
-        for of_class in &mut self.0 {
+        for of_class in &mut self.classes {
             of_class.present.take_if(|present| present.digest == *digest);
             of_class.eligible.take_if(|eligible| eligible == digest);
         }
+        self.is_imported &= self.has_eligible();
         *self != before
     }
 
@@ -120,7 +134,7 @@ impl TagChecks {
             Some(eligible) if eligible == present => Meaning::Present,
             Some(eligible) => Meaning::Earlier(eligible.clone()),
             None => {
-                let named = self.0.iter().filter_map(|of_class| of_class.present.as_ref());
+                let named = self.classes.iter().filter_map(|of_class| of_class.present.as_ref());
                 let age = named.filter(|named| named.digest == *present).map(|named| named.age).max();
                 match hold.minimum_age.saturating_sub(age.unwrap_or_default()) {
                     // A reload changed the rule, and the upstream need not be asked yet.
@@ -133,36 +147,37 @@ impl TagChecks {
 
     /// The digest that clients of a class get, else that of the class that was checked last.
     pub(super) fn eligible(&self, class: AcceptClass) -> Option<&Digest> {
-        let own = self.0.iter().find(|of_class| of_class.class == class);
-        let mut others = self.0.iter().rev().filter_map(|other| other.eligible.as_ref());
+        let own = self.classes.iter().find(|of_class| of_class.class == class);
+        let mut others = self.classes.iter().rev().filter_map(|other| other.eligible.as_ref());
         own.and_then(|own| own.eligible.as_ref()).or_else(|| others.next())
     }
 
     /// Whether clients of any class get something.
     pub(super) fn has_eligible(&self) -> bool {
-        self.0.iter().any(|of_class| of_class.eligible.is_some())
+        self.classes.iter().any(|of_class| of_class.eligible.is_some())
     }
 
     /// Whether the last check for a class found this digest.
     pub(super) fn names(&self, class: AcceptClass, digest: &Digest) -> bool {
-        let own = self.0.iter().find(|of_class| of_class.class == class);
+        let own = self.classes.iter().find(|of_class| of_class.class == class);
         own.and_then(|own| own.present.as_ref()).is_some_and(|present| present.digest == *digest)
     }
 
     /// The last check of any class.
     pub(super) fn checked(&self) -> Option<SystemTime> {
-        self.0.iter().filter_map(|of_class| of_class.present.as_ref()).map(|present| present.checked).max()
+        self.classes.iter().filter_map(|of_class| of_class.present.as_ref()).map(|present| present.checked).max()
     }
 
     /// The digests that the upstream may not have any more, or that are never asked about again.
     pub(super) fn held(&self, is_final: bool) -> Vec<Digest> {
+        let is_final = is_final || self.is_imported;
         let is_present = |of_class: &ClassChecks, digest: &Digest| {
             of_class.present.as_ref().is_some_and(|present| present.digest == *digest)
         };
         let of_class = |of_class: &ClassChecks| {
             of_class.eligible.clone().filter(|eligible| is_final || !is_present(of_class, eligible))
         };
-        let mut held: Vec<Digest> = self.0.iter().filter_map(of_class).collect();
+        let mut held: Vec<Digest> = self.classes.iter().filter_map(of_class).collect();
         held.sort_unstable();
         held.dedup();
         held
@@ -171,13 +186,13 @@ impl TagChecks {
     /// Takes a class out; the surplus of classes goes. A new class inherits what others get: a client that makes up
     /// classes must not make the tag forget it.
     fn take(&mut self, class: AcceptClass) -> ClassChecks {
-        let found = self.0.iter().position(|of_class| of_class.class == class);
+        let found = self.classes.iter().position(|of_class| of_class.class == class);
         match found {
-            Some(place) => self.0.remove(place),
+            Some(place) => self.classes.remove(place),
             None => {
                 let eligible = self.eligible(class).cloned();
-                while self.0.len() >= MAX_CLASSES {
-                    self.0.remove(0);
+                while self.classes.len() >= MAX_CLASSES {
+                    self.classes.remove(0);
                 }
                 ClassChecks { class, present: None, eligible }
             }
@@ -185,7 +200,7 @@ impl TagChecks {
     }
 
     fn end_others(&mut self, moved_to: &Digest) {
-        for other in &mut self.0 {
+        for other in &mut self.classes {
             other.present.take_if(|present| present.digest != *moved_to);
         }
     }
@@ -345,7 +360,10 @@ mod tests {
             (at(0.0).wall, unset, left(7.0)),
         ] {
             let present = Present { digest: digest("a"), age: Duration::ZERO, checked, steady: None };
-            let mut tag = TagChecks(vec![ClassChecks { class: class(0), present: Some(present), eligible: None }]);
+            let mut tag = TagChecks {
+                classes: vec![ClassChecks { class: class(0), present: Some(present), eligible: None }],
+                is_imported: false,
+            };
             tag.note(class(0), &digest("a"), Moment { wall: now, steady: DAY * 99 }, &hold);
             assert_eq!(tag.meaning(class(0), &digest("a"), &hold), expected, "{checked:?} {now:?}");
         }
@@ -386,12 +404,12 @@ mod tests {
         tag.note(class(0), &digest("b"), at(9.0), &hold);
         tag.note(class(0), &digest("a"), at(9.1), &hold);
         tag.note(class(1), &digest("a"), at(9.2), &hold);
-        assert!(tag.0.iter().all(|of_class| of_class.present.as_ref().is_none_or(|it| it.age < DAY)), "{tag:?}");
+        assert!(tag.classes.iter().all(|of_class| of_class.present.as_ref().is_none_or(|it| it.age < DAY)), "{tag:?}");
         // Each `Accept` that a client makes up is a class.
         for number in 10..99 {
             tag.note(class(number), &digest("a"), at(9.3), &hold);
         }
-        assert_eq!(tag.0.len(), MAX_CLASSES);
+        assert_eq!(tag.classes.len(), MAX_CLASSES);
         assert_eq!(tag.eligible(class(7)), Some(&digest("a")));
     }
 
@@ -406,5 +424,24 @@ mod tests {
         assert!(tag.forget_digest(&digest("a")) && !tag.forget_digest(&digest("a")));
         assert!(tag.held(false).is_empty());
         assert!(tag.names(class(0), &digest("b")) && !tag.names(class(0), &digest("a")));
+    }
+
+    #[test]
+    fn an_imported_digest_stays_until_a_push_or_a_deletion() {
+        let hold = hold(0, First::Allow, false);
+        let mut tag = TagChecks::default();
+        tag.note(class(0), &digest("a"), at(0.0), &hold);
+        tag.note_import(class(1), &digest("b"));
+        tag.note(class(0), &digest("c"), at(1.0), &hold);
+        tag.note(class(0), &digest("c"), at(99.0), &hold);
+        tag.note_absent();
+        for number in 0..3 {
+            assert_eq!(tag.eligible(class(number)), Some(&digest("b")), "{number}");
+        }
+        assert!(tag.is_imported && tag.held(false) == [digest("b")]);
+        let mut deleted = tag.clone();
+        assert!(deleted.forget_digest(&digest("b")) && !deleted.is_imported);
+        tag.note_push(class(0), &digest("d"), at(100.0));
+        assert_eq!((tag.eligible(class(1)), tag.is_imported), (Some(&digest("d")), false));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `{"tag":"docker.io/library/node:22","seen":[{"class":"0f","present":"sha256:…","since":1,"checked":2,"eligible":…}]}`
 //!
-//! The last line of a tag counts; one without classes forgets the tag. Times are in seconds since 1970; `since` is
+//! `"imported":true` stands in the line of a tag that came with an archive. The last line of a tag counts; one without classes forgets the tag. Times are in seconds since 1970; `since` is
 //! `checked` without the age.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,8 @@ use super::{
 struct Text {
     tag: String,
     seen: Vec<ClassText>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    imported: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,7 +39,8 @@ struct ClassText {
 
 /// The line of a tag, with its end.
 pub(super) fn encode(name: &TagName, checks: &TagChecks) -> String {
-    let text = Text { tag: name.to_string(), seen: checks.0.iter().map(class_text).collect() };
+    let seen = checks.classes.iter().map(class_text).collect();
+    let text = Text { tag: name.to_string(), seen, imported: checks.is_imported };
     // Strings and numbers always have a form in JSON.
     let mut line = serde_json::to_string(&text).unwrap_or_default();
     line.push('\n');
@@ -63,8 +66,8 @@ pub(super) fn decode(line: &str) -> Option<(TagName, TagChecks)> {
     if text.seen.len() > MAX_CLASSES {
         return None;
     }
-    let seen = text.seen.into_iter().map(class_checks).collect::<Option<_>>()?;
-    Some((text.tag.parse().ok()?, TagChecks(seen)))
+    let classes = text.seen.into_iter().map(class_checks).collect::<Option<_>>()?;
+    Some((text.tag.parse().ok()?, TagChecks { classes, is_imported: text.imported }))
 }
 
 fn class_checks(text: ClassText) -> Option<ClassChecks> {
@@ -114,9 +117,13 @@ mod tests {
             ("[::1]:5000/a:_", vec![of_class("0f", Some(present(7, 1_700_000_000)), None)]),
             ("harbor.lan:8443/a/b.c/d:v1", vec![of_class("80", None, Some(b"x")), of_class("40", None, None)]),
         ] {
-            let (name, checks): (TagName, _) = (name.parse().unwrap(), TagChecks(seen));
-            let line = encode(&name, &checks);
-            assert_eq!(decode(line.strip_suffix('\n').unwrap()), Some((name, checks)), "{line}");
+            for is_imported in [false, true] {
+                let (name, classes): (TagName, _) = (name.parse().unwrap(), seen.clone());
+                let checks = TagChecks { classes, is_imported };
+                let line = encode(&name, &checks);
+                assert_eq!(line.contains("imported"), is_imported);
+                assert_eq!(decode(line.strip_suffix('\n').unwrap()), Some((name, checks)), "{line}");
+            }
         }
     }
 
@@ -137,7 +144,8 @@ mod tests {
         ] {
             assert_eq!(decode(&line), None, "{line}");
         }
-        let checked = TagChecks(vec![of_class("0f", Some(present(7, 1_700_000_000)), Some(b"x"))]);
+        let checked =
+            TagChecks { classes: vec![of_class("0f", Some(present(7, 1_700_000_000)), Some(b"x"))], is_imported: true };
         let whole = encode(&"docker.io/a:1".parse().unwrap(), &checked);
         for len in 0..whole.len() - 1 {
             assert_eq!(decode(&whole[..len]), None, "cut at {len}");

@@ -113,7 +113,7 @@ fn read(bytes: &[u8]) -> ReadLog {
     lines.pop();
     for line in lines {
         match std::str::from_utf8(line).ok().and_then(line::decode) {
-            Some((name, checks)) if checks.0.is_empty() => drop(found.tags.remove(&name)),
+            Some((name, checks)) if checks.classes.is_empty() => drop(found.tags.remove(&name)),
             Some((name, checks)) => drop(found.tags.insert(name, checks)),
             None => found.damaged += 1,
         }

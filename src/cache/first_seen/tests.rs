@@ -162,7 +162,8 @@ async fn a_deleted_manifest_is_meant_by_no_tag() {
 fn seen_at(checked: SystemTime, eligible: Option<&str>) -> SeenTag {
     let present = checks::Present { digest: digest("a"), age: Duration::ZERO, checked, steady: None };
     let of_class = checks::ClassChecks { class: class(), present: Some(present), eligible: eligible.map(digest) };
-    SeenTag { checks: TagChecks(vec![of_class]), ..SeenTag::default() }
+    let checks = TagChecks { classes: vec![of_class], is_imported: false };
+    SeenTag { checks, ..SeenTag::default() }
 }
 
 #[test]

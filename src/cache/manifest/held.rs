@@ -35,7 +35,7 @@ impl ManifestCache {
     /// What the rules say about a reference: of a digest nothing.
     pub(crate) fn rules_of(&self, upstream: &Upstream, repository: &Repository, reference: &Reference) -> TagRules {
         match reference {
-            Reference::Tag(tag) => self.0.rules.get().tag(upstream.name(), repository, tag),
+            Reference::Tag(tag) => self.tag_rules(upstream.name(), repository, tag),
             Reference::Digest(_) => TagRules::default(),
         }
     }
@@ -114,7 +114,7 @@ impl ManifestCache {
     }
 
     /// Keeps what a rule serves for a tag from being evicted, as far as the upstream may not have it any more.
-    async fn keep_held(&self, name: &TagName, hold: &Hold, visibilities: &[Visibility]) {
+    pub(super) async fn keep_held(&self, name: &TagName, hold: &Hold, visibilities: &[Visibility]) {
         for dropped in self.0.first_seen.take_dropped() {
             self.0.held.set(&dropped, &[]).await;
         }
@@ -137,7 +137,7 @@ impl ManifestCache {
     /// Holds the content that the rules serve, and releases what they do not serve any more.
     pub(crate) async fn hold_by_rules(&self) {
         for name in self.0.first_seen.tags() {
-            let rules = self.0.rules.get().tag(&name.upstream, &name.repository, &name.tag);
+            let rules = self.tag_rules(&name.upstream, &name.repository, &name.tag);
             match rules.hold {
                 Some(hold) => self.keep_held(&name, &hold, &Visibility::ALL).await,
                 None => self.0.held.set(&name, &[]).await,
@@ -152,8 +152,16 @@ impl ManifestCache {
 
     /// A push through forebay made a tag name this digest: no rule holds it back.
     pub(crate) async fn note_push(&self, upstream: &Upstream, repository: &Repository, tag: &Tag, digest: &Digest) {
-        let Some(hold) = self.0.rules.get().tag(upstream.name(), repository, tag).hold else { return };
+        let hold = self.0.rules.get().tag(upstream.name(), repository, tag).hold;
+        let is_imported = self.0.first_seen.is_imported(upstream.name(), repository, tag);
         let name = TagName { upstream: upstream.name().clone(), repository: repository.clone(), tag: tag.clone() };
+        let Some(hold) = hold else {
+            if is_imported {
+                self.0.first_seen.forget(name.clone()).await;
+                self.0.held.set(&name, &[]).await;
+            }
+            return;
+        };
         self.0.first_seen.note_push(name.clone(), digest).await;
         self.keep_held(&name, &hold, &[Visibility::of(upstream)]).await;
     }

@@ -284,6 +284,13 @@ impl TagRecords {
         record
     }
 
+    /// Stores a record that came with an archive. Requests that are on their way change nothing of it.
+    pub(super) async fn import(&self, key: &TagKey, registry: &Registry, record: TagRecord) {
+        self.begin_change(&key.upstream, &key.repository).await;
+        let record = Arc::new(TagRecord { urls: registry.url_hashes().clone(), ..record });
+        self.keep(key, self.writes(&key.upstream, &key.repository), record).await;
+    }
+
     /// Stores a record for which the upstream was asked at `writes` changes.
     async fn keep(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) {
         let is_outdated = || self.writes(&key.upstream, &key.repository) != writes;

@@ -1,39 +1,14 @@
 //! The inventory of images: what pulls leave in it, and how much of each image is here.
 
-use forebay::oci::Digest;
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Image, Server},
-    manifest::{OCI_INDEX, OCI_MANIFEST, manifest},
+    layout::TwoPlatforms,
+    manifest::{OCI_MANIFEST, manifest},
     mirror::Mirror,
     test_server::client,
     until::until,
 };
 use serde_json::{Value, json};
-
-/// An index of two platforms under the tag `1` of `team/app`.
-struct Index {
-    registry: FakeRegistry,
-    digest: Digest,
-    amd64: Image,
-    arm64: Image,
-}
-
-async fn index() -> Index {
-    let registry = FakeRegistry::start().await;
-    let amd64 = registry.add_image("team/app", "amd64", &[b"a layer of both", b"a layer of amd64"]);
-    let arm64 = registry.add_image("team/app", "arm64", &[b"a layer of both", b"a layer of arm64"]);
-    let child = |image: &Image, architecture: &str| {
-        json!({
-            "mediaType": OCI_MANIFEST, "digest": image.manifest.as_str(), "size": image.manifest_bytes.len(),
-            "platform": { "os": "linux", "architecture": architecture },
-        })
-    };
-    let children = [child(&amd64, "amd64"), child(&arm64, "arm64")];
-    let content = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children }).to_string();
-    let digest = registry.add_manifest("team/app", OCI_INDEX, content);
-    registry.tag("team/app", "1", &digest);
-    Index { registry, digest, amd64, arm64 }
-}
 
 /// What the admin listener answers.
 async fn ask(mirror: &Mirror, path: &str) -> Value {
@@ -60,7 +35,7 @@ async fn get_blobs(mirror: &Mirror, image: &Image) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_of_docker_is_one_image_also_after_a_restart() {
-    let Index { registry, digest, amd64, .. } = index().await;
+    let TwoPlatforms { registry, digest, amd64, .. } = TwoPlatforms::new().await;
     let mut mirror = Mirror::of(&registry).await;
     assert_eq!(ask(&mirror, "images").await["images"], json!([]));
     for _ in 0..2 {
@@ -86,7 +61,7 @@ async fn a_pull_of_docker_is_one_image_also_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_of_containerd_is_one_of_the_tag() {
-    let Index { registry, digest, amd64, arm64 } = index().await;
+    let TwoPlatforms { registry, digest, amd64, arm64 } = TwoPlatforms::new().await;
     let mirror = Mirror::of(&registry).await;
     mirror.head(&manifest("1")).await;
     mirror.get(&manifest(&digest)).await;
@@ -105,7 +80,7 @@ async fn a_pull_of_containerd_is_one_of_the_tag() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_by_digest_is_a_name_of_its_own_and_is_kept() {
-    let Index { registry, digest, amd64, .. } = index().await;
+    let TwoPlatforms { registry, digest, amd64, .. } = TwoPlatforms::new().await;
     let mut mirror = Mirror::of(&registry).await;
     mirror.get(&manifest(&digest)).await;
     mirror.get(&manifest(&amd64.manifest)).await;
@@ -118,7 +93,7 @@ async fn a_pull_by_digest_is_a_name_of_its_own_and_is_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tag_that_moved_is_what_it_names_now() {
-    let Index { registry, digest, amd64, .. } = index().await;
+    let TwoPlatforms { registry, digest, amd64, .. } = TwoPlatforms::new().await;
     let mirror = Mirror::build(&registry).config(|config| config.cache.tag_ttl = Default::default()).start().await;
     mirror.get(&manifest("1")).await;
     image_when(&mirror, |image| image["digest"] == digest.as_str()).await;

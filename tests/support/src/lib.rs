@@ -11,6 +11,7 @@ pub mod blob;
 pub mod control;
 pub mod fake_registry;
 pub mod internet;
+pub mod layout;
 pub mod manifest;
 pub mod mirror;
 mod partial_map;

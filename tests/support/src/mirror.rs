@@ -216,6 +216,14 @@ impl Mirror {
         until(&format!("{name}{labels:?} is {value}"), async || self.metric(name, labels).await == value).await;
     }
 
+    /// What a command prints that asks this mirror: its exit code, standard output and standard error.
+    pub async fn command(&self, program: &str, arguments: &[&str]) -> (Option<i32>, Vec<u8>, String) {
+        let socket = self.config.admin.socket.as_ref().unwrap();
+        let mut command = tokio::process::Command::new(program);
+        let output = command.arg("--control").arg(socket).args(arguments).kill_on_drop(true).output().await.unwrap();
+        (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap())
+    }
+
     /// Ends it; its directory stays as long as this value.
     pub async fn drain(&mut self) {
         self.app.take().unwrap().drain().await;

@@ -1,0 +1,182 @@
+//! The images of an archive that has come: they are checked first, and named last.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use super::{Import, ImportError, receive::Received};
+use crate::{
+    cache::{ManifestRequest, Visibility, inventory::ImageName},
+    error_chain::ErrorChain,
+    oci::{Accept, Content, Descriptor, Digest, Manifest, Reference, layout::LayoutImage},
+    upstream::Upstream,
+};
+
+/// How deep indices may name indices.
+const MAX_DEPTH: usize = 4;
+/// How many problems are told.
+const MAX_PROBLEMS: usize = 20;
+/// How many manifests one image may have.
+const MAX_MANIFESTS: usize = 10_000;
+
+/// Which image gets which name.
+#[derive(Clone)]
+pub(crate) struct ImportTarget {
+    pub image: LayoutImage,
+    pub name: ImageName,
+    pub upstream: Upstream,
+}
+
+/// An image that was imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Imported {
+    pub name: String,
+    pub digest: Digest,
+    /// The bytes of its manifests and blobs.
+    pub bytes: u64,
+}
+
+/// The manifests of an image, those that others name first.
+struct Checked {
+    manifests: Vec<(Descriptor, Bytes)>,
+    bytes: u64,
+}
+
+impl Import {
+    /// Gives the images their names, after the last byte of the archive.
+    ///
+    /// # Errors
+    /// The archive is not whole, or a part of an image is missing: then no image is named.
+    pub(crate) async fn finish(mut self, targets: Vec<ImportTarget>) -> Result<Vec<Imported>, ImportError> {
+        self.check_end()?;
+        let (mut checked, mut problems) = (Vec::new(), Vec::new());
+        for target in targets {
+            match self.check(&target).await? {
+                Ok(found) => checked.push((target, found)),
+                Err(missing) => problems.extend(missing.into_iter().map(|why| format!("{}: {why}", target.name))),
+            }
+        }
+        if !problems.is_empty() {
+            problems.truncate(MAX_PROBLEMS);
+            return Err(ImportError::Incomplete(problems));
+        }
+        let mut imported = Vec::new();
+        for (target, found) in &checked {
+            let request = request(target);
+            for (descriptor, bytes) in &found.manifests {
+                let written = self.imports.manifests.import_manifest(&request, descriptor, bytes.clone()).await;
+                written.map_err(|error| not_written(target, &error.to_string()))?;
+            }
+        }
+        // All of them are here: from now on they have names.
+        for (target, found) in checked {
+            let request = request(&target);
+            let digest = &target.image.manifest.digest;
+            let named = self.imports.manifests.import_name(&request, &target.name.reference, digest).await;
+            named.map_err(|error| not_written(&target, &ErrorChain(&error).to_string()))?;
+            tracing::info!(image = %target.name, %digest, "an image was imported");
+            imported.push(Imported { name: target.name.to_string(), digest: digest.clone(), bytes: found.bytes });
+        }
+        Ok(imported)
+    }
+
+    /// Collects what belongs to an image; inside, what is missing.
+    async fn check(&mut self, target: &ImportTarget) -> Result<Result<Checked, Vec<String>>, ImportError> {
+        let request = request(target);
+        let (mut checked, mut problems) = (Checked { manifests: Vec::new(), bytes: 0 }, Vec::new());
+        let mut seen = HashSet::new();
+        let mut next = vec![(target.image.manifest.clone(), 0)];
+        while let Some((descriptor, depth)) = next.pop() {
+            if !seen.insert(descriptor.digest.clone()) {
+                continue;
+            }
+            if seen.len() > MAX_MANIFESTS || depth > MAX_DEPTH {
+                problems.push("it has too many manifests".to_owned());
+                break;
+            }
+            let digest = &descriptor.digest;
+            let Some(bytes) = self.manifest(&request, &descriptor).await else {
+                // A layout may leave out what an index names, for example other platforms.
+                if depth == 0 {
+                    problems.push(format!("the manifest {digest} is missing"));
+                }
+                continue;
+            };
+            checked.bytes += bytes.len() as u64;
+            let (document, len) = (bytes.clone(), bytes.len());
+            let parsed = self.imports.documents.read(len, move || Manifest::parse(&document)).await;
+            match parsed.ok_or(ImportError::End)? {
+                Ok(Manifest { content: Content::Index { manifests }, .. }) => {
+                    next.extend(manifests.into_iter().map(|child| (child, depth + 1)));
+                }
+                Ok(Manifest { content: Content::Image { config, layers }, .. }) => {
+                    let blobs = layers.into_iter().filter(Descriptor::is_distributable).chain([config]);
+                    for blob in blobs {
+                        match self.blob(&blob).await? {
+                            Some(size) if size == blob.size => checked.bytes += size,
+                            Some(size) => {
+                                problems.push(format!("the blob {} has {size} bytes, not {}", blob.digest, blob.size))
+                            }
+                            None => problems.push(format!("the blob {} is missing", blob.digest)),
+                        }
+                    }
+                }
+                Err(error) => problems.push(format!("{digest} is no image: {error}")),
+            }
+            checked.manifests.push((descriptor, bytes));
+        }
+        if problems.is_empty() && checked.manifests.len() == 1 && is_index(&checked.manifests) {
+            problems.push("none of the manifests of its index is in the archive".to_owned());
+        }
+        // Those that others name first: none is ever here without them.
+        checked.manifests.reverse();
+        Ok(if problems.is_empty() { Ok(checked) } else { Err(problems) })
+    }
+
+    /// The manifest of a descriptor: of the archive, or of the cache.
+    async fn manifest(&self, request: &ManifestRequest, descriptor: &Descriptor) -> Option<Bytes> {
+        if let Some(bytes) = self.received.manifests.get(&descriptor.digest) {
+            return Some(bytes.clone());
+        }
+        let reference = Reference::Digest(descriptor.digest.clone());
+        Some(self.imports.manifests.meant_here(request, &reference).await?.bytes.clone())
+    }
+
+    /// The size of a blob that is here, and stays until the end of the import.
+    async fn blob(&mut self, blob: &Descriptor) -> Result<Option<u64>, ImportError> {
+        let Received { blobs, manifests, .. } = &mut self.received;
+        if let Some((size, _)) = blobs.get(&blob.digest) {
+            return Ok(Some(*size));
+        }
+        // A configuration may look like a manifest.
+        if let Some(content) = manifests.get(&blob.digest).cloned() {
+            self.received.add_blob(&self.imports, blob.digest.clone(), content.clone()).await?;
+            return Ok(Some(content.len() as u64));
+        }
+        let Some(stored) = self.imports.blobs.kept(&Visibility::Shared.key(&blob.digest)).await else {
+            return Ok(None);
+        };
+        blobs.insert(blob.digest.clone(), (stored.len, stored.pin));
+        Ok(Some(stored.len))
+    }
+}
+
+fn request(target: &ImportTarget) -> ManifestRequest {
+    ManifestRequest {
+        upstream: target.upstream.clone(),
+        repository: target.name.repository.clone(),
+        accept: Accept::of_images(),
+        tag_digest: None,
+    }
+}
+
+fn is_index(manifests: &[(Descriptor, Bytes)]) -> bool {
+    manifests.iter().any(|(_, bytes)| {
+        let content = Manifest::parse(bytes).map(|manifest| manifest.content);
+        matches!(content, Ok(Content::Index { manifests }) if !manifests.is_empty())
+    })
+}
+
+fn not_written(target: &ImportTarget, why: &str) -> ImportError {
+    ImportError::Incomplete(vec![format!("{}: {why}", target.name)])
+}

@@ -1,0 +1,217 @@
+//! Archives from and to the running forebay, by its control socket.
+//!
+//! What must hold: an archive that breaks off is never taken for a whole one.
+
+use std::{io, os::unix::net::UnixStream, path::PathBuf, thread};
+
+use anyhow::Context as _;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::unfold;
+use http::{Method, Request, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, StreamBody};
+use hyper::{
+    body::{Body as _, Incoming},
+    client::conn::http1::handshake,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{runtime::Builder, signal::ctrl_c, sync::mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Failure,
+    control::{self, ControlError, refusal},
+    progress::Progress,
+};
+
+/// How many pieces of an archive wait to be sent.
+const MAX_PIECES: usize = 4;
+/// The longest answer to an archive, in bytes.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Why an archive was not transferred.
+enum TransferError {
+    Refused(ControlError),
+    Failed(anyhow::Error),
+}
+
+impl From<ControlError> for TransferError {
+    fn from(error: ControlError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<anyhow::Error> for TransferError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::Refused(error) => error.into(),
+            TransferError::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// What comes of an archive.
+pub(super) enum Received<'a> {
+    /// How long it will be, in bytes.
+    Length(u64),
+    Bytes(&'a [u8]),
+}
+
+/// GETs an archive, and hands on what comes of it. Blocks.
+///
+/// # Errors
+/// No forebay answers, it refuses, the archive breaks off, or `each` fails.
+pub(super) fn download(
+    places: &[PathBuf],
+    path: &str,
+    each: impl FnMut(Received<'_>) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let socket = control::connect(places)?;
+    run(receive(socket, path, each))
+}
+
+/// Runs an exchange until it is over, or the person at the terminal ends it.
+fn run<T>(exchange: impl Future<Output = Result<T, TransferError>>) -> Result<T, Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime");
+    let result = runtime.map_err(Failure::Failed)?.block_on(async {
+        tokio::select! {
+            result = exchange => result,
+            Ok(()) = ctrl_c() => Err(anyhow::anyhow!("interrupted").into()),
+        }
+    });
+    Ok(result?)
+}
+
+async fn receive(
+    socket: UnixStream,
+    path: &str,
+    mut each: impl FnMut(Received<'_>) -> io::Result<()>,
+) -> Result<(), TransferError> {
+    let (mut sender, connection) = handshake(connection_of(socket)?).await.context("forebay does not answer")?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) }));
+    let request = Request::builder().method(Method::GET).uri(path).header(header::HOST, "localhost");
+    let request = request.body(Empty::<Bytes>::new()).context("this is no request")?;
+    let response = sender.send_request(request).await.context("forebay does not answer")?;
+    if !response.status().is_success() {
+        return Err(refusal(response).await.into());
+    }
+    let mut body = response.into_body();
+    let mut take = |received: Received<'_>| each(received).context("cannot write the archive");
+    if let Some(len) = body.size_hint().exact() {
+        take(Received::Length(len))?;
+    }
+    while let Some(frame) = body.frame().await {
+        let frame = frame.context("forebay broke the archive off; its log says why")?;
+        if let Some(bytes) = frame.data_ref() {
+            take(Received::Bytes(bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn connection_of(socket: UnixStream) -> anyhow::Result<TokioIo<tokio::net::UnixStream>> {
+    socket.set_nonblocking(true)?;
+    Ok(TokioIo::new(tokio::net::UnixStream::from_std(socket)?))
+}
+
+/// Takes the pieces of an archive that is sent.
+pub(super) struct Sink(mpsc::Sender<io::Result<Bytes>>);
+
+impl Sink {
+    /// Waits until the piece can be sent. Blocks.
+    ///
+    /// # Errors
+    /// forebay wants no more.
+    pub(super) fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.0.blocking_send(Ok(bytes)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// POSTs an archive, and returns what forebay answers. Blocks.
+///
+/// # Errors
+/// No forebay answers, it refuses the archive, or that cannot be read.
+pub(super) fn upload(
+    places: &[PathBuf],
+    path: &str,
+    len: Option<u64>,
+    source: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static,
+) -> Result<Value, Failure> {
+    let socket = control::connect(places)?;
+    let (sender, pieces) = mpsc::channel(MAX_PIECES);
+    let reading = thread::spawn(move || {
+        let mut sink = Sink(sender);
+        let read = source(&mut sink);
+        if let Err(error) = &read {
+            // The archive must not look as if this were its end.
+            let _ = sink.0.blocking_send(Err(io::Error::new(error.kind(), error.to_string())));
+        }
+        read
+    });
+    let answer = run(post(socket, path, len, pieces));
+    // Standard input may never end: a thread that still reads is left alone.
+    if answer.is_err()
+        && reading.is_finished()
+        && let Ok(Err(error)) = reading.join()
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(Failure::Failed(anyhow::Error::new(error).context("cannot read the archive")));
+    }
+    answer
+}
+
+async fn post(
+    socket: UnixStream,
+    path: &str,
+    len: Option<u64>,
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+) -> Result<Value, TransferError> {
+    let mut progress = Progress::begin();
+    if let Some(len) = len {
+        progress.set_total(len);
+    }
+    let frames = unfold((pieces, progress), |(mut pieces, mut progress)| async {
+        let piece = pieces.recv().await?;
+        progress.add(piece.as_ref().map_or(0, Bytes::len));
+        Some((piece.map(Frame::data), (pieces, progress)))
+    });
+    let (mut sender, connection) = handshake(connection_of(socket)?).await.context("forebay does not answer")?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) }));
+    let mut request = Request::builder().method(Method::POST).uri(path).header(header::HOST, "localhost");
+    request = request.header(header::CONTENT_TYPE, "application/x-tar");
+    if let Some(len) = len {
+        request = request.header(header::CONTENT_LENGTH, len);
+    }
+    let request = request.body(StreamBody::new(frames).boxed_unsync()).context("this is no request")?;
+    let response = sender.send_request(request).await.context("forebay does not take the archive")?;
+    let status = response.status();
+    let answer = document(response.into_body()).await.context("forebay does not answer as it should")?;
+    match answer["error"].as_str() {
+        _ if status.is_success() => Ok(answer),
+        Some(why) => Err(ControlError::Refused { is_usage: status == 400, why: why.to_owned() }.into()),
+        None => Err(ControlError::Refused { is_usage: false, why: status.to_string() }.into()),
+    }
+}
+
+/// The document of a response. forebay keeps one open that refuses an archive, as long as that is being sent.
+async fn document(mut body: Incoming) -> anyhow::Result<Value> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
+        anyhow::ensure!(bytes.len() <= MAX_ANSWER, "the answer is longer than {MAX_ANSWER} bytes");
+        if let Ok(answer) = serde_json::from_slice(&bytes) {
+            return Ok(answer);
+        }
+    }
+    anyhow::bail!("the answer breaks off")
+}

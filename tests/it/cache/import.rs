@@ -1,0 +1,328 @@
+//! Imports: an image of an archive is served as if it had been pulled, or nothing of it has a name.
+
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+use forebay::{
+    oci::Digest,
+    tar::{END, file_header},
+};
+use forebay_test_support::{
+    blob,
+    fake_registry::{FakeRegistry, Server},
+    layout::{TwoPlatforms, archive, file, files, image_files},
+    manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, manifest},
+    mirror::{Builder, Mirror},
+    test_server::client,
+    until::until,
+    wire,
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
+
+const FOREBAY: &str = env!("CARGO_BIN_EXE_forebay");
+const NAME: &str = "fake.example/team/app:1";
+
+/// A mirror whose upstream cannot be reached, and the upstream.
+async fn alone(change: impl FnOnce(Builder) -> Builder) -> (Mirror, FakeRegistry) {
+    let registry = FakeRegistry::start().await;
+    registry.take_down(Server::Api).await;
+    (change(Mirror::build(&registry)).start().await, registry)
+}
+
+/// What the command prints.
+async fn import(mirror: &Mirror, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let all = [&["cache", "import", "--yes"], arguments].concat();
+    let (code, stdout, stderr) = mirror.command(FOREBAY, &all).await;
+    (code, String::from_utf8(stdout).unwrap(), stderr)
+}
+
+/// The same for an archive in memory.
+async fn import_bytes(mirror: &Mirror, archive: &[u8], arguments: &[&str]) -> (Option<i32>, String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bundle.tar");
+    fs::write(&path, archive).unwrap();
+    import(mirror, &[&[path.to_str().unwrap()], arguments].concat()).await
+}
+
+/// Whether an unfinished file is in the cache.
+fn has_temporary_files(mirror: &Mirror) -> bool {
+    fs::read_dir(mirror.cache_dir().join("tmp")).unwrap().count() > 0
+}
+
+async fn assert_served(mirror: &Mirror, digest: &Digest, images: &[&forebay_test_support::fake_registry::Image]) {
+    for accept in [OCI_INDEX, "*/*", &format!("{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}")] {
+        let tag = mirror.get_with(&manifest("1"), &[("accept", accept)]).await;
+        assert_eq!((tag.status, tag.header("docker-content-digest")), (200, Some(digest.as_str())), "{accept}");
+        assert_eq!(tag.header("cache-status"), Some("forebay; hit"), "{accept}");
+    }
+    assert_eq!(mirror.head(&manifest("1")).await.header("docker-content-digest"), Some(digest.as_str()));
+    assert_eq!(mirror.get(&manifest(digest)).await.status, 200);
+    for image in images {
+        assert_eq!(mirror.get(&manifest(&image.manifest)).await.body, image.manifest_bytes);
+        for digest in TwoPlatforms::blobs(image) {
+            let answer = mirror.get(&blob::path(&digest)).await;
+            assert!(answer.status == 200 && blob::is(&answer.body, &digest), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_forebay_serves_what_the_first_exported() {
+    let TwoPlatforms { registry, digest, amd64, arm64 } = TwoPlatforms::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("bundle.tar");
+    let first = Mirror::of(&registry).await;
+    let (code, _, error) = first.command(FOREBAY, &["cache", "export", "-o", bundle.to_str().unwrap(), NAME]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+
+    let (mut second, other) = alone(|mirror| mirror.config(|config| config.cache.tag_ttl = Default::default())).await;
+    assert_ne!(second.get(&manifest("1")).await.status, 200);
+    let (code, text, error) = import(&second, &[bundle.to_str().unwrap()]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    assert!(text.starts_with(&format!("{NAME}  {digest}  ")), "{text}");
+    for _ in 0..2 {
+        assert_served(&second, &digest, &[&amd64, &arm64]).await;
+        let image = until("the inventory has it", async || {
+            let url = format!("http://{}/api/v1/images", second.app().admin_addr());
+            let answer: Value =
+                serde_json::from_str(&client().get(url).send().await.unwrap().text().await.unwrap()).unwrap();
+            let image = answer["images"][0].clone();
+            (image["complete"] == true).then_some(image)
+        })
+        .await;
+        assert_eq!((&image["name"], &image["digest"]), (&NAME.into(), &digest.as_str().into()));
+        second.restart().await;
+    }
+    assert!(!has_temporary_files(&second));
+
+    // The registry can be reached, and says something else: the tag is frozen.
+    let moved = other.add_image("team/app", "1", &[b"another layer"]);
+    other.bring_up(Server::Api).await;
+    assert_served(&second, &digest, &[&amd64]).await;
+    assert_eq!(other.count(|_| true), 0);
+    // Other tags are not.
+    other.tag("team/app", "2", &moved.manifest);
+    let answer = second.get(&manifest("2")).await;
+    assert_eq!(answer.header("docker-content-digest"), Some(moved.manifest.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_imported_tag_is_held_against_eviction() {
+    let (mirror, registry) = alone(|mirror| mirror.max_size(3 << 20)).await;
+    let (code, _, error) = import_bytes(&mirror, &archive(&image_files(Some(NAME), vec![1; 1 << 20])), &[]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    registry.bring_up(Server::Api).await;
+    for number in 0..5 {
+        let (digest, _) = blob::add(&registry, 1 << 20, number);
+        assert_eq!(mirror.get(&blob::path(&digest)).await.status, 200);
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    }
+    registry.take_down(Server::Api).await;
+    let tag = mirror.get(&manifest("1")).await;
+    let document: Value = serde_json::from_slice(&tag.body).unwrap();
+    let layer: Digest = document["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
+    assert_eq!(mirror.get(&blob::path(&layer)).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_order_of_files_and_a_directory_are_taken() {
+    let (mirror, _registry) = alone(|mirror| mirror).await;
+    // As skopeo writes it: the index comes last, and has the tag alone.
+    let mut reversed = image_files(Some("1"), &b"a layer"[..]);
+    reversed.reverse();
+    let bytes = archive(&reversed);
+    let (code, _, error) = import_bytes(&mirror, &bytes, &[]).await;
+    assert!(code == Some(2) && error.contains("no whole name of its image, but the tag \"1\""), "{error}");
+    assert!(error.contains("--as") && mirror.get(&manifest("1")).await.status != 200, "{error}");
+    let (code, text, error) = import_bytes(&mirror, &bytes, &["--as", NAME, "--json"]).await;
+    let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+    assert_eq!((code, &answer["images"][0]["name"]), (Some(0), &NAME.into()), "{error}");
+    assert_eq!(mirror.get(&manifest("1")).await.status, 200);
+
+    let directory = tempfile::tempdir().unwrap();
+    for (name, content) in image_files(None, &b"another layer"[..]) {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let path = directory.path().to_str().unwrap();
+    let (code, _, error) = import(&mirror, &[path, "--as", "fake.example/team/app:2"]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    assert_eq!(mirror.get(&manifest("2")).await.status, 200);
+
+    // A part of an index, as of other platforms, may be missing; what is in the cache may be, too.
+    let known = image_files(Some("fake.example/team/app:3"), &b"another layer"[..]);
+    let (code, _, error) = import_bytes(&mirror, &archive(&known[..3]), &[]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    let (code, _, error) = import(&mirror, &["/nonexistent"]).await;
+    assert!(code == Some(1) && error.contains("cannot read /nonexistent"), "{error}");
+}
+
+/// The header of an entry of this kind.
+fn special(name: &str, kind: u8, size: u64) -> Vec<u8> {
+    let mut header = file_header(name, size);
+    header[156] = kind;
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_that_is_not_as_it_should_be_leaves_no_name() {
+    let (mirror, _registry) = alone(|mirror| mirror.max_size(256 << 20)).await;
+    let good = image_files(Some(NAME), vec![3; 70_000]);
+    let changed = |place: usize, change: &dyn Fn(&mut (String, Bytes))| {
+        let mut files = good.clone();
+        change(&mut files[place]);
+        archive(&files)
+    };
+    let with_first = |first: Vec<u8>| [first, archive(&good)].concat();
+    let without = |place: usize| {
+        let mut files = good.clone();
+        files.remove(place);
+        archive(&files)
+    };
+    let whole = archive(&good);
+    // What is in the cache already is not missing.
+    let unknown = image_files(Some(NAME), vec![6; 70_000]);
+    let large = image_files(Some(NAME), vec![4; 17 << 20]);
+    let mut large_wrong = archive(&large);
+    let middle = large_wrong.len() / 2;
+    large_wrong[middle] ^= 1;
+    let size = |name: &str, size: u64| with_first(file_header(name, size));
+    for (what, archive, problem) in [
+        ("a wrong layer", changed(4, &|(_, content)| *content = vec![5; 70_000].into()), "does not match its digest"),
+        ("a wrong manifest", changed(2, &|(_, content)| *content = "{}".into()), "does not match its digest"),
+        ("a large wrong layer", large_wrong, "does not match its digest"),
+        ("a short layer", changed(4, &|(_, content)| content.truncate(9)), "does not match its digest"),
+        ("a way out", changed(3, &|(name, _)| *name = "../../etc/passwd".to_owned()), "is no file of an image layout"),
+        ("a root", changed(3, &|(name, _)| name.insert(0, '/')), "is no file of an image layout"),
+        ("another file", with_first(file("x", b"")), "\"x\" is no file of an image layout"),
+        ("a symbolic link", with_first(special("index.json", b'2', 0)), "\"index.json\" is no plain file"),
+        ("a hard link", with_first(special("oci-layout", b'1', 0)), "\"oci-layout\" is no plain file"),
+        ("a device", with_first(special("oci-layout", b'3', 0)), "is no plain file"),
+        ("a sparse file", with_first(special("oci-layout", b'S', 0)), "is a sparse file"),
+        ("a huge blob", size(&good[4].0, 1 << 62), "the cache has no room"),
+        ("a long index", size("index.json", 1 << 40), "index.json is longer than 16777216 bytes"),
+        ("a long layout", size("oci-layout", 1 << 20), "oci-layout is longer than 4096 bytes"),
+        ("a long header", with_first(special("x", b'x', 1 << 20)), "extended header of the archive is longer"),
+        ("a name twice", with_first(file("oci-layout", &good[0].1)), "\"oci-layout\" is in the archive twice"),
+        ("a blob twice", with_first(file(&good[4].0, &good[4].1)), "is in the archive twice"),
+        ("a cut archive", whole[..whole.len() - 2000].to_vec(), "the archive ends early"),
+        ("a cut header", whole[..700].to_vec(), "the archive ends early"),
+        ("no index", without(1), "this is no image layout: there is no index.json"),
+        ("no layout", without(0), "this is no image layout: there is no oci-layout"),
+        ("no manifest", without(2), "is missing"),
+        ("no layer", archive(&unknown[..4]), "is missing"),
+        ("no archive", b"<html>".repeat(1000), "this is no tar archive"),
+        ("nothing", Vec::new(), "the archive ends early"),
+        ("an empty archive", END.to_vec(), "there is no oci-layout"),
+        ("no image", changed(1, &|(_, content)| *content = r#"{"schemaVersion":2}"#.into()), "names 0 images"),
+        ("no JSON", changed(1, &|(_, content)| *content = "{".into()), "index.json of the archive cannot be used"),
+        ("a version", changed(0, &|(_, content)| *content = r#"{"imageLayoutVersion":"2.0"}"#.into()), "of a version"),
+        ("many entries", with_first(special("blobs/", b'5', 0).repeat(50_001)), "more than 50000 entries"),
+    ] {
+        let (code, text, error) = import_bytes(&mirror, &archive, &[]).await;
+        assert!(code != Some(0) && text.is_empty() && error.contains(problem), "{what}: {error}");
+        assert_ne!(mirror.get(&manifest("1")).await.status, 200, "{what}");
+        assert!(!has_temporary_files(&mirror), "{what}");
+        blob::assert_verified(&mirror.cache_dir());
+    }
+    let (code, _, error) = import_bytes(&mirror, &archive(&large), &[]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    assert_eq!(mirror.get(&manifest("1")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_half_way_leaves_no_name() {
+    let (mirror, _registry) = alone(|mirror| mirror).await;
+    let whole = archive(&image_files(Some(NAME), vec![3; 18 << 20]));
+    let socket = mirror.config().admin.socket.clone().unwrap();
+    let head = |len: usize| format!("POST /api/v1/import HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n");
+    let mut client = UnixStream::connect(&socket).await.unwrap();
+    client.write_all(head(whole.len()).as_bytes()).await.unwrap();
+    client.write_all(&whole[..whole.len() / 2]).await.unwrap();
+    until("half of the layer is written", async || has_temporary_files(&mirror)).await;
+    // Another one has to wait meanwhile.
+    let (code, _, error) = import_bytes(&mirror, &whole, &[]).await;
+    assert!(code == Some(1) && error.contains("another import is running"), "{error}");
+    drop(client);
+    until("what came of it is removed", async || !has_temporary_files(&mirror)).await;
+    assert_ne!(mirror.get(&manifest("1")).await.status, 200);
+    until("the next one is taken", async || import_bytes(&mirror, &whole, &[]).await.0 == Some(0)).await;
+    assert_eq!(mirror.get(&manifest("1")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_forebay_does_not_serve_is_refused_at_once() {
+    let (mirror, _registry) = alone(|mirror| mirror).await;
+    // The layer is never sent to its end.
+    let mut endless = archive(&image_files(Some("quay.io/org/app:1"), vec![3; 40 << 20]));
+    endless.truncate(30 << 20);
+    let (code, _, error) = import_bytes(&mirror, &endless, &[]).await;
+    assert!(code == Some(2) && error.contains("quay.io, which is no upstream: add an [[upstream]]"), "{error}");
+    for (name, arguments, code, problem) in [
+        (Some(NAME), &["--as", "quay.io/org/app:1"][..], 2, "which is no upstream"),
+        (Some(NAME), &["--as", "A B"], 2, "is no name of an image"),
+        (Some("latest"), &[], 2, "give it one with --as"),
+        (None, &[], 2, "the archive has no whole name of its image: give it one with --as"),
+        (Some("fake.example/team/app@sha256:0123"), &[], 2, "is no name of an image"),
+    ] {
+        let bytes = archive(&image_files(name, &b"layer"[..]));
+        let (found, _, error) = import_bytes(&mirror, &bytes, arguments).await;
+        assert!(found == Some(code) && error.contains(problem), "{name:?} {arguments:?}: {error}");
+    }
+    let (mirror, _registry) = alone(|mirror| mirror.max_size(10 << 20)).await;
+    let (code, _, error) = import_bytes(&mirror, &archive(&image_files(Some(NAME), vec![3; 18 << 20])), &[]).await;
+    assert!(code == Some(1) && error.contains("the cache has room for 10485760"), "{error}");
+    let text = "[[upstream]]\nname = \"fake.example\"\nurls = [\"http://127.0.0.1:1\"]\naccess = \"client\"\n";
+    let mirror = Mirror::parse(text).start().await;
+    let (code, _, error) = import_bytes(&mirror, &archive(&image_files(Some(NAME), &b"layer"[..])), &[]).await;
+    assert!(code == Some(2) && error.contains("has access = \"client\""), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_by_the_admin_listener_needs_the_token() {
+    let (mirror, _registry) = alone(|mirror| mirror).await;
+    let request = "POST /api/v1/import HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(wire::send(mirror.app().admin_addr(), request).await.status, 403);
+    // Without a person to ask, the command needs a word.
+    let (code, _, error) = mirror.command(FOREBAY, &["cache", "import", "-"]).await;
+    assert!(code == Some(2) && error.contains("needs --yes"), "{error}");
+    // What curl would send, and a reader of the answer that is slow.
+    let socket = mirror.config().admin.socket.clone().unwrap();
+    let mut client = UnixStream::connect(&socket).await.unwrap();
+    let bytes = archive(&image_files(Some(NAME), &b"layer"[..]));
+    let head = "POST /api/v1/import?as=fake.example/team/app:7 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    for piece in bytes.chunks(700) {
+        client.write_all(&[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat()).await.unwrap();
+    }
+    client.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"fake.example/team/app:7\""), "{answer}");
+    assert_eq!(mirror.get(&manifest("7")).await.status, 200);
+}
+
+/// What an exported archive has of an image that was imported.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_imported_image_is_exported_as_it_came() {
+    let (mirror, _registry) = alone(|mirror| mirror).await;
+    let came = image_files(Some(NAME), &b"layer"[..]);
+    assert_eq!(import_bytes(&mirror, &archive(&came), &[]).await.0, Some(0));
+    let (code, archive, error) = mirror.command(FOREBAY, &["cache", "export", "-o", "-", NAME]).await;
+    assert_eq!(code, Some(0), "{error}");
+    let blobs = |files: &[(String, Bytes)]| {
+        let mut blobs: Vec<_> =
+            files.iter().filter(|(name, _)| Path::new(name).starts_with("blobs")).cloned().collect();
+        blobs.sort();
+        blobs
+    };
+    assert_eq!(blobs(&files(&archive)), blobs(&came));
+}
