@@ -148,7 +148,8 @@ impl App {
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
         let contents = Contents { caches, scrub: scrub.clone(), memory, client_rates, tls: tls.clone() };
-        tasks.spawn(history.clone().keep_sums(end.clone()));
+        let disk = store.clone();
+        tasks.spawn(history.clone().keep_sums(move || disk.status().usage.total(), end.clone()));
         let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone(), history.clone()));
         let listener =
             Listener::bind(&config.server, inherited.registry, tls.clone(), metrics.clone())?.trusting(trusted.clone());

@@ -6,16 +6,19 @@
 //! What must hold: memory is bounded in number and bytes, whatever clients send; an addition holds one lock for the time
 //! of a few writes, and a reader holds it for no longer than it takes to clone the handles of one shard.
 
+mod disk_levels;
 mod filter;
 mod finished_request;
 mod follow;
 mod position;
 mod pull;
+mod readers;
 mod ring;
 mod sums;
 mod unconfigured;
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,14 +28,20 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::finished_request::FinishedRequest;
 pub use self::sums::{Sums, Window};
+use self::{
+    disk_levels::DiskLevels,
+    follow::Followers,
+    ring::Ring,
+    sums::{INTERVALS, RecentSums, first_interval, interval},
+};
 pub(crate) use self::{
     filter::Filter,
     follow::{Followed, Follower, Happening},
     position::Position,
     pull::Pull,
+    readers::Readers,
     unconfigured::Unconfigured,
 };
-use self::{follow::Followers, ring::Ring, sums::RecentSums};
 use crate::byte_counter::ByteCounter;
 
 /// How many requests are kept.
@@ -55,6 +64,7 @@ struct Inner {
     /// Counts the bytes of manifests and blobs that upstreams send.
     received: ByteCounter,
     of_upstreams: Mutex<OfUpstreams>,
+    disk: Mutex<DiskLevels>,
     followers: Followers,
 }
 
@@ -70,6 +80,14 @@ struct OfUpstreams {
     /// What the counter of bytes said when they were added last.
     added: u64,
     sums: RecentSums,
+}
+
+/// Ten minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    pub sums: Sums,
+    /// The bytes on disk at its end; `None`: it was not asked for.
+    pub disk: Option<u64>,
 }
 
 /// A page of what was asked for, the newest first.
@@ -90,6 +108,7 @@ impl History {
             shards: std::array::from_fn(|index| Mutex::new(shard(index))),
             received,
             of_upstreams: Mutex::default(),
+            disk: Mutex::default(),
             followers: Followers::default(),
         }))
     }
@@ -117,17 +136,14 @@ impl History {
         after: Option<Position>,
         limit: usize,
     ) -> Page<Arc<FinishedRequest>> {
-        let mut found = self.all();
-        found.retain(|request| filter.admits(request));
+        let found = self.all(|request| filter.admits(request));
         self.page(found, after, limit, |request| self.position(request))
     }
 
     /// The pulls and pushes of which the filter admits a request, and the requests that belong to neither: those with the
     /// newest requests first.
     pub(crate) fn pulls(&self, filter: &Filter, after: Option<Position>, limit: usize) -> Page<Pull> {
-        let mut shown = self.all();
-        shown.retain(|request| filter.shows(request));
-        let mut pulls = pull::group(shown);
+        let mut pulls = pull::group(self.all(|request| filter.shows(request)));
         pulls.retain(|pull| pull.is_worth_a_line() && filter.admits_pull(pull));
         self.page(pulls, after, limit, |pull| self.position(pull.newest()))
     }
@@ -135,8 +151,21 @@ impl History {
     /// The upstreams that clients asked for lately and that are not configured. `of_clients`: also where an upstream
     /// authorizes each client.
     pub(crate) fn unconfigured(&self, of_clients: bool) -> Vec<Unconfigured> {
-        let all = self.all();
-        unconfigured::of(all.iter().map(|request| &**request).filter(|request| of_clients || !request.is_of_client))
+        let all = self.all(|request| of_clients || !request.is_of_client);
+        unconfigured::of(all.iter().map(|request| &**request))
+    }
+
+    /// The latest pulls of a client that any other client could have done as well, the newest first: at most `limit`, from
+    /// `upstream` if there is one.
+    pub(crate) fn pulls_of(&self, client: IpAddr, upstream: Option<&str>, limit: usize) -> Vec<Pull> {
+        let is_shown = |request: &FinishedRequest| {
+            let is_from = upstream.is_none_or(|upstream| request.upstream.as_deref() == Some(upstream));
+            !request.is_of_client && request.pull.is_some() && is_from && request.address() == Some(client)
+        };
+        let mut pulls = pull::group(self.all(is_shown));
+        pulls.retain(|pull| pull.operation() == "pull");
+        pulls.truncate(limit);
+        pulls
     }
 
     /// What happens from now on.
@@ -152,12 +181,30 @@ impl History {
         self.0.shards.iter().map(of_shard).fold(received.within(window, now), Sums::plus)
     }
 
-    /// Adds what upstreams sent to the sums of the right minutes, until `end`.
-    pub(crate) async fn keep_sums(self, end: CancellationToken) {
+    /// What was counted within a day by intervals, the oldest first; `None`: before the start, or yet to come.
+    pub(crate) fn last_day(&self) -> Vec<Option<Interval>> {
+        let now = self.since_start(Instant::now());
+        let mut sums = [Sums::default(); INTERVALS];
+        self.add_received().add_day_to(&mut sums, now);
+        for shard in &self.0.shards {
+            shard.lock().sums.add_day_to(&mut sums, now);
+        }
+        let levels = self.0.disk.lock().day(now);
+        let count = usize::try_from(interval(now) - first_interval(now) + 1).unwrap_or(INTERVALS);
+        let known = sums.iter().zip(levels).take(count).map(|(sums, disk)| Some(Interval { sums: *sums, disk }));
+        // The chart of a young process begins empty.
+        let mut day = vec![None; INTERVALS.saturating_sub(count)];
+        day.extend(known);
+        day
+    }
+
+    /// Adds what upstreams sent to the sums of the right minutes, and notes how many bytes are on `disk`, until `end`.
+    pub(crate) async fn keep_sums(self, disk: impl Fn() -> u64 + Send, end: CancellationToken) {
         let mut ticks = tokio::time::interval(RECEIVED_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while end.run_until_cancelled(ticks.tick()).await.is_some() {
             drop(self.add_received());
+            self.0.disk.lock().note(self.since_start(Instant::now()), disk());
         }
     }
 
@@ -173,12 +220,13 @@ impl History {
         parking_lot::MutexGuard::map(of_upstreams, |of_upstreams| &mut of_upstreams.sums)
     }
 
-    /// All requests, the newest first.
-    fn all(&self) -> Vec<Arc<FinishedRequest>> {
+    /// All requests that are `wanted`, the newest first.
+    fn all(&self, wanted: impl Fn(&FinishedRequest) -> bool) -> Vec<Arc<FinishedRequest>> {
         let mut all = Vec::new();
         for shard in &self.0.shards {
             shard.lock().ring.append_to(&mut all);
         }
+        all.retain(|request| wanted(request));
         all.sort_unstable_by_key(|request| std::cmp::Reverse(self.position(request)));
         all
     }

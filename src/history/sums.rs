@@ -1,4 +1,5 @@
-//! Sums of the last hour by minutes, of the last day by hours, and of all the time since the start (pure).
+//! Sums of the last hour by minutes, of the last day by intervals of ten minutes, and of all the time since the start
+//! (pure).
 //!
 //! What must hold: time is that since the start, by a clock that nothing sets; what is older than a window is in no sum of
 //! it, also when nothing was added meanwhile.
@@ -9,9 +10,11 @@ use super::FinishedRequest;
 use crate::cache::Outcome;
 
 const MINUTES: usize = 60;
-const HOURS: usize = 24;
 const SECONDS_PER_MINUTE: u64 = 60;
-const SECONDS_PER_HOUR: u64 = 3600;
+/// How many intervals a day has: those of this hour and of the 23 before it.
+pub(super) const INTERVALS: usize = 144;
+pub(super) const SECONDS_PER_INTERVAL: u64 = 600;
+const INTERVALS_PER_HOUR: u64 = 6;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,11 +74,11 @@ impl Sums {
 #[derive(Debug)]
 pub(super) struct RecentSums {
     minutes: [Span; MINUTES],
-    hours: [Span; HOURS],
+    intervals: [Span; INTERVALS],
     since_start: Sums,
 }
 
-/// The sums of one minute or one hour.
+/// The sums of one minute or one interval.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
     /// Which one since the start.
@@ -85,7 +88,8 @@ struct Span {
 
 impl Default for RecentSums {
     fn default() -> Self {
-        Self { minutes: [Span::default(); MINUTES], hours: [Span::default(); HOURS], since_start: Sums::default() }
+        let intervals = [Span::default(); INTERVALS];
+        Self { minutes: [Span::default(); MINUTES], intervals, since_start: Sums::default() }
     }
 }
 
@@ -93,18 +97,42 @@ impl RecentSums {
     /// Counts something at a time after the start.
     pub(super) fn add(&mut self, at: Duration, sums: Sums) {
         add_to(&mut self.minutes, at.as_secs() / SECONDS_PER_MINUTE, sums);
-        add_to(&mut self.hours, at.as_secs() / SECONDS_PER_HOUR, sums);
+        add_to(&mut self.intervals, interval(at), sums);
         self.since_start = self.since_start.plus(sums);
     }
 
     /// The sums of a window that ends at `now`.
     pub(super) fn within(&self, window: Window, now: Duration) -> Sums {
         match window {
-            Window::Hour => latest(&self.minutes, now.as_secs() / SECONDS_PER_MINUTE),
-            Window::Day => latest(&self.hours, now.as_secs() / SECONDS_PER_HOUR),
+            Window::Hour => {
+                let first = (now.as_secs() / SECONDS_PER_MINUTE).saturating_sub(MINUTES as u64 - 1);
+                since(&self.minutes, first)
+            }
+            Window::Day => since(&self.intervals, first_interval(now)),
             Window::SinceStart => self.since_start,
         }
     }
+
+    /// Adds the sums of each interval of a day that ends at `now`, the oldest first.
+    pub(super) fn add_day_to(&self, day: &mut [Sums; INTERVALS], now: Duration) {
+        let first = first_interval(now);
+        for Span { number, sums } in &self.intervals {
+            let place = number.checked_sub(first).and_then(|place| usize::try_from(place).ok());
+            if let Some(sum) = place.and_then(|place| day.get_mut(place)) {
+                *sum = sum.plus(*sums);
+            }
+        }
+    }
+}
+
+/// The number of the interval since the start.
+pub(super) fn interval(at: Duration) -> u64 {
+    at.as_secs() / SECONDS_PER_INTERVAL
+}
+
+/// The first interval of a day that ends at `now`: a day is this hour and the 23 before it.
+pub(super) fn first_interval(now: Duration) -> u64 {
+    (interval(now) / INTERVALS_PER_HOUR).saturating_sub(23) * INTERVALS_PER_HOUR
 }
 
 /// Adds to the span with this number, which takes the place of an older one. What comes too late for its span, because a
@@ -120,10 +148,9 @@ fn add_to(spans: &mut [Span], number: u64, sums: Sums) {
     }
 }
 
-/// The sum of the span `now` and those before it, as many as there are places.
-fn latest(spans: &[Span], now: u64) -> Sums {
-    let is_recent = |span: &&Span| now.saturating_sub(span.number) < spans.len() as u64;
-    spans.iter().filter(is_recent).fold(Sums::default(), |sum, span| sum.plus(span.sums))
+/// The sum of the spans from `first` on.
+fn since(spans: &[Span], first: u64) -> Sums {
+    spans.iter().filter(|span| span.number >= first).fold(Sums::default(), |sum, span| sum.plus(span.sums))
 }
 
 #[cfg(test)]
@@ -155,6 +182,25 @@ mod tests {
         check(HOUR * 23, 8, [8, 15, 15]);
         check(HOUR * 24, 0, [0, 12, 15]);
         check(HOUR * 100, 16, [16, 16, 31]);
+    }
+
+    #[test]
+    fn a_day_has_its_intervals_in_their_order() {
+        let mut sums = RecentSums::default();
+        let day = |sums: &RecentSums, now| {
+            let mut day = [Sums::default(); INTERVALS];
+            sums.add_day_to(&mut day, now);
+            day.map(|sums| sums.pulls)
+        };
+        sums.add(Duration::ZERO, pulls(1));
+        sums.add(MINUTE * 10, pulls(2));
+        assert_eq!(day(&sums, MINUTE * 19)[..3], [1, 2, 0]);
+        sums.add(HOUR * 23, pulls(4));
+        let told = day(&sums, HOUR * 23 + MINUTE * 59);
+        assert_eq!((told[0], told[1], told[138]), (1, 2, 4));
+        // The first hour is over a day ago.
+        let told = day(&sums, HOUR * 24);
+        assert_eq!((told[0], told[132], told.iter().sum::<u64>()), (0, 4, 4));
     }
 
     #[test]

@@ -188,6 +188,46 @@ fn a_sum_counts_pulls_and_their_bytes() {
 }
 
 #[test]
+fn a_client_has_its_own_pulls() {
+    let history = history();
+    let of = |number| FinishedRequest::of_test(number, history.0.started + Duration::from_secs(number));
+    let client = "10.0.0.1".parse().unwrap();
+    history.add(of(1));
+    history.add(FinishedRequest { upstream: Some("ghcr.io".into()), ..of(2) });
+    history.add(FinishedRequest { peer: "10.0.0.11:1".into(), ..of(3) });
+    history.add(FinishedRequest { is_of_client: true, ..of(4) });
+    history.add(FinishedRequest { peer: "[::ffff:10.0.0.1]:1".into(), ..of(5) });
+    history.add(of(6).about(Operation::Push, "1"));
+    history.add(FinishedRequest { pull: None, ..of(7).failed(404, "unconfigured_upstream") });
+    for (upstream, limit, expected) in
+        [(None, 10, &[5, 2, 1][..]), (None, 2, &[5, 2]), (Some("ghcr.io"), 10, &[2]), (Some("quay.io"), 10, &[])]
+    {
+        let pulls = history.pulls_of(client, upstream, limit);
+        assert_eq!(pulls.iter().map(|pull| pull.id().number).collect::<Vec<_>>(), expected, "{upstream:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_has_what_was_counted_and_the_disk() {
+    let received = ByteCounter::default();
+    let history = History::new(received.clone());
+    history.add(FinishedRequest::of_test(1, history.0.started));
+    received.add(70);
+    let end = CancellationToken::new();
+    let keeping = tokio::spawn(history.clone().keep_sums(|| 7, end.clone()));
+    let last = || history.last_day().last().copied().flatten().unwrap();
+    while last().disk.is_none() {
+        tokio::task::yield_now().await;
+    }
+    let expected = Sums { pulls: 1, hits: 1, sent: 100, received: 70, errors: 0 };
+    assert_eq!(last(), Interval { sums: expected, disk: Some(7) });
+    let day = history.last_day();
+    assert_eq!((day.len(), day.iter().flatten().count()), (INTERVALS, 1));
+    end.cancel();
+    keeping.await.unwrap();
+}
+
+#[test]
 fn a_step_of_the_clock_changes_no_order_and_no_sum() {
     let history = history();
     let years = Duration::from_secs(86_400 * 3650);
