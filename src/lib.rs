@@ -18,8 +18,9 @@
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
 //! [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
 //! resources), [`rate`] (bytes per second that transfers share), [`machine`] (the addresses of this machine),
-//! [`setup`] (what clients write into their configuration), [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to
-//! parse large documents), [`request_trace`] (what a request spends at its upstream).
+//! [`setup`] (what clients write into their configuration), [`html`] (what pages for browsers have in common), [`units`]
+//! (numbers as people read them), [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator
+//! names), [`offload`] (turns to parse large documents), [`request_trace`] (what a request spends at its upstream).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -42,6 +43,7 @@ pub(crate) mod error_chain;
 pub(crate) mod file_slice;
 pub(crate) mod file_watch;
 pub mod history;
+pub(crate) mod html;
 pub(crate) mod keyed_hash;
 pub(crate) mod line_limit;
 pub mod machine;
@@ -62,5 +64,6 @@ pub(crate) mod small_file;
 pub(crate) mod state_dir;
 pub mod tar;
 pub mod transport;
+pub mod units;
 pub mod upstream;
 pub mod warm;

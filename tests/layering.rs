@@ -27,7 +27,7 @@ const ORDER: &[&[&str]] = &[
     &["cache"],
     &["transport", "upstream"],
     &["rule"],
-    &["metrics"],
+    &["metrics", "html"],
     &["oci"],
     &["request_trace"],
     &[
@@ -48,6 +48,7 @@ const ORDER: &[&[&str]] = &[
         "small_file",
         "state_dir",
         "tar",
+        "units",
     ],
 ];
 

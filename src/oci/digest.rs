@@ -88,11 +88,6 @@ pub fn sha256_of_hex(hex: &str) -> Option<[u8; 32]> {
     (lower && hex::decode_to_slice(hex, &mut hash).is_ok()).then_some(hash)
 }
 
-/// The entity tag of content: its digest. It is a strong one.
-pub fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
-}
-
 impl FromStr for Digest {
     type Err = ParseError;
 

@@ -12,6 +12,7 @@ mod accept;
 mod content_range;
 mod digest;
 mod error;
+mod etag;
 pub(crate) mod host;
 pub mod layout;
 mod manifest;
@@ -30,8 +31,9 @@ mod schema1;
 
 pub use accept::{Accept, AcceptClass};
 pub use content_range::ContentRange;
-pub use digest::{Algorithm, Digest, Verifier, etag, sha256_of_hex};
+pub use digest::{Algorithm, Digest, Verifier, sha256_of_hex};
 pub use error::{ErrorCode, ParseError};
+pub use etag::{etag, matches_if_none_match};
 pub use host::HostPattern;
 pub use manifest::{Content, Descriptor, Manifest};
 pub use manifest_detection::ManifestSigns;

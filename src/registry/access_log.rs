@@ -42,6 +42,10 @@ impl RequestLog {
     pub(super) fn new(metrics: Metrics, history: History) -> Self {
         Self { metrics, history, pulls: Pulls::new() }
     }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
 }
 
 /// What the log, the metrics and the history say of one request. Nothing here is a secret: of the client's headers only the
@@ -219,8 +223,11 @@ impl Drop for AccessRecord {
         if spent.waited.is_some() {
             self.tell_client(duration, spent);
         }
-        let finished = self.take(first_byte, duration, spent);
-        self.log.history.add(finished);
+        // A browser that shows the page asks every few seconds, and would displace what operators look for.
+        if operation != Operation::Page {
+            let finished = self.take(first_byte, duration, spent);
+            self.log.history.add(finished);
+        }
     }
 }
 

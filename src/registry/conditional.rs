@@ -1,24 +1,10 @@
-//! Conditional requests on content that never changes, and requests for parts of it (pure).
+//! Requests for parts of content that never changes (pure).
 //!
-//! Source: RFC 9110 sections 13.1.2 (If-None-Match), 13.1.5 (If-Range) and 14.2 (Range).
+//! Source: RFC 9110 sections 13.1.5 (If-Range) and 14.2 (Range).
 
 use http::{HeaderMap, header};
 
 use crate::oci::{Adjoining, Digest, Ranges, etag};
-
-/// Whether `If-None-Match` names this content.
-pub(crate) fn matches_if_none_match(headers: &HeaderMap, digest: &Digest) -> bool {
-    // Most requests have no conditions.
-    if !headers.contains_key(header::IF_NONE_MATCH) {
-        return false;
-    }
-    let ours = etag(digest);
-    headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|list| list.trim() == "*" || list.split(',').any(|tag| tag.trim().trim_start_matches("W/") == ours))
-}
 
 /// The ranges that the client requests; `None` for the whole content, and when `If-Range` names other content.
 pub(crate) fn wanted_ranges(headers: &HeaderMap, digest: &Digest) -> Option<Ranges> {
@@ -61,22 +47,6 @@ mod tests {
 
     fn one(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
-    }
-
-    #[test]
-    fn if_none_match() {
-        let ours = etag(&digest());
-        for (value, expected) in [
-            (ours.clone(), true),
-            (format!("W/{ours}"), true),
-            (format!("\"other\", {ours}"), true),
-            ("*".into(), true),
-            ("\"other\"".into(), false),
-            (digest().to_string(), false),
-        ] {
-            assert_eq!(matches_if_none_match(&one(header::IF_NONE_MATCH, &value), &digest()), expected, "{value}");
-        }
-        assert!(!matches_if_none_match(&HeaderMap::new(), &digest()));
     }
 
     #[test]

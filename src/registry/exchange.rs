@@ -4,11 +4,11 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::{Method, Response, request::Parts};
 
-use super::{access_log::AccessRecord, body::Body, conditional, pace::Pace, pulls::Step, response};
+use super::{access_log::AccessRecord, body::Body, pace::Pace, pulls::Step, response};
 use crate::{
     auth::{Grant, Identity},
     error::Cached,
-    oci::{Accept, Digest, Reference},
+    oci::{Accept, Digest, Reference, matches_if_none_match},
     route::{Operation, Target},
     transport::{Connection, request_body::RequestBody},
 };
@@ -117,7 +117,7 @@ impl<'a> Exchange<'a> {
     /// Whether the client says by `If-None-Match` that it has this content. Where the size of the content has yet to
     /// prove that the client may have it, the condition is ignored: a 304 tells no size.
     pub(super) fn client_has(&self, digest: &Digest) -> bool {
-        self.grant.announced.is_none() && conditional::matches_if_none_match(&self.head.headers, digest)
+        self.grant.announced.is_none() && matches_if_none_match(&self.head.headers, digest)
     }
 
     /// 304, when the client has this content. `confirmed`: when the upstream last confirmed that the tag means it.

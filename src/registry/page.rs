@@ -1,30 +1,34 @@
-//! The page of the registry's port: what forebay is, and what clients write into their configuration.
+//! The page of the registry's port: what forebay is, what clients write into their configuration, and whether their pulls
+//! come through.
 //!
 //! A browser gets it at `/`; `/setup/docker` and its like are the same snippets as plain text.
 //!
-//! What must hold: a client that may not pull learns of no registry. Nothing in a response comes from the request but its
-//! host, which was checked. Nothing runs in the browser but the script of this page.
+//! What must hold: a client that may not pull learns of no registry, and a visitor of no pull from another address, or of
+//! one that not every client could do. Nothing in a response comes from the request but its host, which was checked.
+//! Nothing runs in the browser but the scripts of this page.
 
-mod asset;
 mod authority;
 mod document;
-mod html;
 mod policy;
+mod pulls;
 mod resource;
+
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use self::{asset::Asset, authority::Authority, policy::OfPage};
+use self::{authority::Authority, policy::OfPage, pulls::Pulls};
 use super::{
     body::{self, Body},
-    conditional,
     exchange::Exchange,
     service::{Service, Table},
 };
 use crate::{
+    auth::Anonymous,
     error::{Cached, Error, ErrorKind},
-    oci::{Operation, etag},
+    html::Asset,
+    oci::Operation,
     setup::{Guide, Login, Origin, Setup},
 };
 
@@ -62,7 +66,12 @@ impl Service {
                 let is_stranger = self.is_stranger(exchange).await?;
                 let (table, authority) = (self.table.load_full(), authority());
                 let setup = self.setup(exchange, &table, is_stranger, authority.is_some());
-                Ok(own_response(HTML, document::write(&setup, authority.as_ref())))
+                let pulls = self.pulls(exchange, &table).await;
+                Ok(own_response(HTML, document::write(&setup, authority.as_ref(), pulls.as_ref())))
+            }
+            Resource::Pulls => {
+                let pulls = self.pulls(exchange, &self.table.load_full()).await.ok_or(ErrorKind::NotFound)?;
+                Ok(own_response(HTML, pulls.list(SystemTime::now()).finish()))
             }
         }
     }
@@ -76,6 +85,17 @@ impl Service {
         exchange.identity = self.authenticate(exchange, None).await?;
         exchange.note_user();
         Ok(false)
+    }
+
+    /// The latest pulls from the address of this connection; `None`: strangers may not pull, and so may not know.
+    ///
+    /// A header such as `X-Forwarded-For` counts for nothing: a visitor could write any address there.
+    async fn pulls(&self, exchange: &Exchange<'_>, table: &Table) -> Option<Pulls> {
+        if table.offer.access.anonymous != Anonymous::Pull {
+            return None;
+        }
+        let dedicated = table.routes.dedicated(exchange.target()).map(|upstream| upstream.name().clone());
+        Pulls::of(self.history(), &self.readers, exchange.connection.peer.ip().to_canonical(), dedicated).await
     }
 
     /// What this client needs to know.
@@ -109,16 +129,14 @@ fn own_response(content_type: HeaderValue, content: Bytes) -> Response<Body> {
 }
 
 /// 304 for a browser that has the asset.
-fn asset_response(asset: Asset, conditions: &HeaderMap) -> Response<Body> {
-    let (digest, content) = (asset.digest(), asset.content());
-    let mut response = own_response(HeaderValue::from_static(asset.content_type()), Bytes::from_static(content));
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.extend(HeaderValue::from_str(&etag(digest)).ok().map(|etag| (header::ETAG, etag)));
-    if conditional::matches_if_none_match(conditions, digest) {
+fn asset_response(asset: &Asset, conditions: &HeaderMap) -> Response<Body> {
+    let content = asset.content_for(conditions);
+    let content_type = HeaderValue::from_static(asset.content_type());
+    let mut response = own_response(content_type, Bytes::from_static(content.unwrap_or_default()));
+    asset.mark(response.headers_mut());
+    if content.is_none() {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        return response.map(|_| body::empty());
     }
     response
 }

@@ -28,7 +28,7 @@ use crate::{
     auth::{AccessControl, PasswordAttempts},
     cache::{Outcome, Scrub, Source},
     error::{Asked, Cached, Error, ErrorKind},
-    history::History,
+    history::{History, Readers},
     metrics::{Label, Metrics},
     oci::{self, query},
     push::{Caches, Seal},
@@ -87,6 +87,8 @@ pub(crate) struct Service {
     pub client_rates: ClientRates,
     /// Present if TLS is served.
     pub(super) tls: Option<ReloadableTls>,
+    /// The visitors of the page that look through the history.
+    pub(super) readers: Readers,
     pub(super) metrics: Metrics,
     log: Arc<RequestLog>,
 }
@@ -166,7 +168,13 @@ impl Service {
         let refusals = RefusalLog::new(metrics.clone());
         let log = Arc::new(RequestLog::new(metrics.clone(), history));
         let table = ArcSwap::from_pointee(table);
-        Self { table, auth, caches, instance, scrub, memory, client_rates, refusals, tls, metrics, log }
+        let readers = Readers::default();
+        Self { table, auth, caches, instance, scrub, memory, client_rates, refusals, tls, readers, metrics, log }
+    }
+
+    /// The latest requests of all clients.
+    pub(super) fn history(&self) -> &History {
+        self.log.history()
     }
 
     /// Runs the steps of a request, except the form of the response and the log.

@@ -2,25 +2,31 @@
 
 use bytes::Bytes;
 
-use super::{authority::Authority, html::Html};
-use crate::setup::{Client, Guide, Login, Registry, Setup, Step};
+use super::{authority::Authority, pulls::Pulls};
+use crate::{
+    html::Html,
+    setup::{Client, Guide, Login, Registry, Setup, Step},
+};
 
 const HEAD: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
     <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
     <meta name=\"robots\" content=\"noindex\">\n<title>forebay: mirror for container images</title>\n\
     <link rel=\"icon\" href=\"data:,\">\n<link rel=\"stylesheet\" href=\"/page/style.css\">\n\
-    <script src=\"/page/script.js\" defer></script>\n</head>\n<body>\n\
+    <script src=\"/page/live.js\" defer></script>\n<script src=\"/page/script.js\" defer></script>\n</head>\n<body>\n\
     <a class=\"skip\" href=\"#main\">Skip to the content</a>\n";
 
 /// The page for a client.
-pub(super) fn write(setup: &Setup<'_>, authority: Option<&Authority>) -> Bytes {
+pub(super) fn write(setup: &Setup<'_>, authority: Option<&Authority>, pulls: Option<&Pulls>) -> Bytes {
     let mut html = Html::default();
     html.markup(HEAD);
     introduction(&mut html, setup);
-    navigation(&mut html, setup, authority);
+    navigation(&mut html, setup, authority, pulls.is_some());
     html.markup("<main id=\"main\" tabindex=\"-1\">\n");
     for client in Client::ALL {
         guide(&mut html, &Guide::new(client, setup));
+    }
+    if let Some(pulls) = pulls {
+        pulls.section(&mut html);
     }
     if !setup.registries.is_empty() {
         registries(&mut html, setup);
@@ -50,13 +56,16 @@ fn introduction(html: &mut Html, setup: &Setup<'_>) {
     html.markup("</p>\n</header>\n");
 }
 
-fn navigation(html: &mut Html, setup: &Setup<'_>, authority: Option<&Authority>) {
+fn navigation(html: &mut Html, setup: &Setup<'_>, authority: Option<&Authority>, has_pulls: bool) {
     html.markup("<nav aria-label=\"On this page\">\n<ul>\n");
     let mut link = |id: &str, title: &str| {
         html.markup("<li><a href=\"#").text(id).markup("\">").text(title).markup("</a></li>\n");
     };
     for client in Client::ALL {
         link(client.as_str(), client.title());
+    }
+    if has_pulls {
+        link("pulls", "My pulls");
     }
     if !setup.registries.is_empty() {
         link("registries", "Registries");

@@ -4,18 +4,24 @@
 
 use http::{HeaderMap, Method, header};
 
-use super::asset::Asset;
-use crate::setup::Client;
+use crate::{
+    html::{Asset, LIVE, STYLE},
+    setup::Client,
+};
+
+static SCRIPT: Asset = Asset::script(include_bytes!("script.js"));
 
 /// A part of the page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(in super::super) enum Resource {
     Home,
+    /// The latest pulls of the visitor.
+    Pulls,
     /// The snippets for one client as plain text.
     Guide(Client),
     /// The certificate of the CA that clients have to trust.
     Authority,
-    Asset(Asset),
+    Asset(&'static Asset),
 }
 
 impl Resource {
@@ -27,8 +33,10 @@ impl Resource {
         Some(match path {
             "/" => return accepts_html(headers).then_some(Self::Home),
             "/setup/ca.crt" => Self::Authority,
-            "/page/style.css" => Self::Asset(Asset::Style),
-            "/page/script.js" => Self::Asset(Asset::Script),
+            "/page/pulls" => Self::Pulls,
+            "/page/style.css" => Self::Asset(&STYLE),
+            "/page/live.js" => Self::Asset(&LIVE),
+            "/page/script.js" => Self::Asset(&SCRIPT),
             path => {
                 let name = path.strip_prefix("/setup/")?;
                 Self::Guide(Client::ALL.into_iter().find(|client| client.as_str() == name)?)
@@ -76,30 +84,39 @@ mod tests {
             (Some(""), false),
             (None, false),
         ] {
-            let expected = expected.then_some(Resource::Home);
-            assert_eq!(of(&Method::GET, "/", accept), expected, "{accept:?}");
-            assert_eq!(of(&Method::HEAD, "/", accept), expected, "{accept:?}");
-            assert_eq!(of(&Method::POST, "/", accept), None);
+            let is_home = |method| matches!(of(&method, "/", accept), Some(Resource::Home));
+            assert_eq!((is_home(Method::GET), is_home(Method::HEAD)), (expected, expected), "{accept:?}");
+            assert!(of(&Method::POST, "/", accept).is_none());
         }
     }
 
     #[test]
     fn each_path_is_one_part() {
+        let name = |path: &str| match of(&Method::GET, path, None) {
+            Some(Resource::Home) => "home".to_owned(),
+            Some(Resource::Pulls) => "pulls".to_owned(),
+            Some(Resource::Guide(client)) => client.as_str().to_owned(),
+            Some(Resource::Authority) => "ca".to_owned(),
+            Some(Resource::Asset(asset)) => asset.content_type().to_owned(),
+            None => "none".to_owned(),
+        };
         for (path, expected) in [
-            ("/setup/docker", Some(Resource::Guide(Client::Docker))),
-            ("/setup/buildkit", Some(Resource::Guide(Client::Buildkit))),
-            ("/setup/ca.crt", Some(Resource::Authority)),
-            ("/page/style.css", Some(Resource::Asset(Asset::Style))),
-            ("/page/script.js", Some(Resource::Asset(Asset::Script))),
-            ("/setup/Docker", None),
-            ("/setup/", None),
-            ("/setup/docker/", None),
-            ("//setup/docker", None),
-            ("/v2/", None),
-            ("/setup/v2/docker/manifests/1", None),
+            ("/setup/docker", "docker"),
+            ("/setup/buildkit", "buildkit"),
+            ("/setup/ca.crt", "ca"),
+            ("/page/pulls", "pulls"),
+            ("/page/style.css", "text/css; charset=utf-8"),
+            ("/page/live.js", "text/javascript; charset=utf-8"),
+            ("/page/script.js", "text/javascript; charset=utf-8"),
+            ("/setup/Docker", "none"),
+            ("/setup/", "none"),
+            ("/setup/docker/", "none"),
+            ("//setup/docker", "none"),
+            ("/v2/", "none"),
+            ("/setup/v2/docker/manifests/1", "none"),
         ] {
-            assert_eq!(of(&Method::GET, path, None), expected, "{path}");
-            assert_eq!(of(&Method::DELETE, path, None), None, "{path}");
+            assert_eq!(name(path), expected, "{path}");
+            assert!(of(&Method::DELETE, path, None).is_none(), "{path}");
         }
     }
 }

@@ -23,7 +23,6 @@ async function copy(code) {
   return document.execCommand("copy");
 }
 
-const status = document.getElementById("status");
 for (const figure of document.querySelectorAll("figure")) {
   const caption = figure.querySelector("figcaption");
   const code = figure.querySelector("code");
@@ -34,10 +33,10 @@ for (const figure of document.querySelectorAll("figure")) {
   button.addEventListener("click", async () => {
     const copied = await copy(code);
     button.textContent = copied ? "Copied" : "Selected";
-    status.textContent = copied ? "Copied." : "The text is selected.";
+    say(copied ? "Copied." : "The text is selected.");
     setTimeout(() => {
       button.textContent = "Copy";
-      status.textContent = "";
+      say("");
     }, 2000);
   });
   caption.after(button);

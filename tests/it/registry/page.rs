@@ -9,6 +9,7 @@ use forebay_test_support::{
     fake_registry::FakeRegistry,
     mirror::{Answer, Mirror},
     test_ca::TestCa,
+    until::until,
     users::{basic, configuration, with_users},
     wire::{exchange, send},
 };
@@ -17,7 +18,9 @@ const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 const GUIDES: [&str; 5] = ["/setup/docker", "/setup/containerd", "/setup/k3s", "/setup/podman", "/setup/buildkit"];
-const ASSETS: [&str; 2] = ["/page/style.css", "/page/script.js"];
+const ASSETS: [&str; 3] = ["/page/style.css", "/page/live.js", "/page/script.js"];
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Docker Hub and two more, all of them this registry.
 async fn mirror(registry: &FakeRegistry) -> Mirror {
@@ -65,7 +68,7 @@ async fn a_browser_gets_a_page_and_a_program_does_not() {
     for expected in ["docker.io", "index.docker.io", "quay.io", "team.lan", "an account of the registry"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    assert_eq!(text.matches("<script").count(), 1, "no script of its own");
+    assert_eq!(text.matches("<script").count(), 2, "no script of its own");
     assert!(!text.contains("style=") && !text.contains("<style") && !text.contains(" onclick"));
     assert!(!text.contains("/setup/ca.crt"), "there is no TLS");
     for accept in [None, Some(("accept", "*/*")), Some(("accept", "application/json"))] {
@@ -168,7 +171,7 @@ async fn the_files_of_the_page_are_small_and_are_kept_by_browsers() {
     let mirror = Mirror::parse("").start().await;
     drop(registry);
     let mut size = mirror.get_with("/", &[BROWSER]).await.body.len();
-    for (path, kind) in ASSETS.into_iter().zip(["text/css; charset=utf-8", "text/javascript; charset=utf-8"]) {
+    for (path, kind) in ASSETS.into_iter().zip(["text/css; charset=utf-8", SCRIPT, SCRIPT]) {
         let asset = mirror.get(path).await;
         assert_eq!((asset.status, asset.header("content-type")), (200, Some(kind)));
         is_of_page(&asset);
@@ -264,4 +267,50 @@ async fn the_ca_of_the_chain_is_handed_out() {
             assert_eq!(lines(&handed_out.text().await.unwrap()), lines(&authority));
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_visitor_sees_its_own_pulls_as_they_come() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    let mirror = mirror(&registry).await;
+    let pulls = async |headers: &[(&str, &str)]| mirror.get_with("/page/pulls", headers).await;
+    let none = pulls(&[]).await;
+    assert_eq!((none.status, none.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    is_of_page(&none);
+    assert!(none.text().contains("There are none yet."), "{}", none.text());
+    let page = mirror.get_with("/", &[BROWSER]).await;
+    assert!(page.text().contains("from your address, 127.0.0.1.") && page.text().contains("data-live=\"/page/pulls\""));
+
+    assert_eq!(mirror.get("/v2/quay.io/team/app/manifests/1").await.status, 200);
+    let row = |result: &str| format!("<th scope=\"row\">quay.io/team/app:1</th><td>{result}</td>");
+    until("the pull is told", async || pulls(&[]).await.text().contains(&row("from the registry"))).await;
+    // What a proxy or a visitor says of the address counts for nothing.
+    let forwarded = pulls(&[("x-forwarded-for", "10.9.9.9"), ("forwarded", "for=10.9.9.9")]).await;
+    assert!(forwarded.text().contains("quay.io/team/app:1") && !forwarded.text().contains("10.9.9.9"));
+    // The page itself is no request that operators look for.
+    let requests = format!("http://{}/api/v1/requests", mirror.app().admin_addr());
+    let requests = reqwest::Client::builder().no_proxy().build().unwrap().get(requests).send().await.unwrap();
+    assert!(!requests.text().await.unwrap().contains("/page/pulls"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulls_that_need_credentials_are_on_no_page() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    let of_client = mirror(&registry).await;
+    assert_eq!(of_client.get("/v2/quay.io/team/app/manifests/1").await.status, 200);
+    of_client.get("/v2/team.lan/team/app/manifests/1").await;
+    let told = until("the pull is told", async || {
+        let pulls = of_client.get("/page/pulls").await.text().to_owned();
+        pulls.contains("quay.io/team/app:1").then_some(pulls)
+    });
+    assert!(!told.await.contains("team.lan"));
+
+    let users = with_users();
+    let closed = Mirror::parse(&configuration(&registry, &users, "none")).start().await;
+    let ann = [BROWSER, ("authorization", &*basic("ann", "secret"))];
+    assert_eq!(closed.get_with("/v2/team/app/manifests/1", &ann).await.status, 200);
+    assert_eq!(closed.get_with("/page/pulls", &ann).await.status, 404);
+    assert!(!closed.get_with("/", &ann).await.text().contains("id=\"pulls\""));
 }
