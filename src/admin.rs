@@ -5,6 +5,7 @@ pub mod config;
 pub(crate) mod control;
 pub mod control_socket;
 mod listener;
+mod page;
 mod readiness;
 mod response;
 mod token;

@@ -36,7 +36,7 @@ use crate::{
         BlobCache, CacheContext, DiskStore, Exports, Images, Imports, Inventory, Lists, ManifestCache, Pins, Scrub,
     },
     config::{Config, Loaded},
-    history::History,
+    history::{History, Readers},
     metrics::Metrics,
     peer::TrustedNetworks,
     push::{Caches, Deletions},
@@ -217,6 +217,7 @@ impl App {
             hosts: admin_hosts.clone(),
             api,
             token: admin_token.clone(),
+            readers: Readers::default(),
         };
         tasks.spawn(operators.run(admin, end.clone()));
         let stop = CancellationToken::new();

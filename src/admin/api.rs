@@ -15,15 +15,15 @@ mod image_name;
 mod images;
 mod import;
 mod json_body;
-mod parameters;
+pub(super) mod parameters;
 mod pins;
 mod requests;
 mod response;
-mod status;
+pub(super) mod status;
 mod turns;
 mod upstream_pause;
 mod upstream_test;
-mod upstreams;
+pub(super) mod upstreams;
 mod warm;
 
 use std::{borrow::Cow, sync::Arc};
@@ -182,6 +182,10 @@ impl<'a> Action<'a> {
 impl Api {
     pub(crate) fn new(sources: Sources) -> Self {
         Self { sources: Arc::new(sources), places: Arc::default(), turns: Arc::default() }
+    }
+
+    pub(super) fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// Responds to a request by this caller.

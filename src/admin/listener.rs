@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and the control API.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, the control API, and the page.
 //!
 //! It has a port and limits of its own, and still responds while the registry's port is full or draining: operators need it
 //! then.
@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -20,11 +20,13 @@ use super::{
         access::{Caller, Token, is_forwarded, is_of_other_site},
         boxed,
     },
+    page::{self, Visit},
     readiness::{Readiness, State},
     response::{response, text},
     token::AdminToken,
 };
 use crate::{
+    history::Readers,
     metrics::Metrics,
     route::{AllowedHosts, request_host},
     transport::{Connection, Handle, Listener, Refusal},
@@ -47,6 +49,8 @@ pub(crate) struct AdminListener {
     pub hosts: Arc<ArcSwap<AllowedHosts>>,
     pub api: Api,
     pub token: AdminToken,
+    /// The visitors of the page that look through the history.
+    pub readers: Readers,
 }
 
 impl AdminListener {
@@ -56,13 +60,13 @@ impl AdminListener {
         listener.run(Arc::new(self), shutdown).await;
     }
 
-    fn page(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.method() != Method::GET && request.method() != Method::HEAD {
+    fn probe(&self, request: &Parts) -> Response<Full<Bytes>> {
+        if request.method != Method::GET && request.method != Method::HEAD {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        match request.uri().path() {
+        match request.uri.path() {
             "/metrics" => self.metrics(),
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => {
@@ -70,7 +74,7 @@ impl AdminListener {
                 let status = if state == State::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 text(status, &format!("{}\n", state.as_str()))
             }
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /api/v1/\n"),
+            _ => text(StatusCode::NOT_FOUND, "there are /, /metrics, /healthz, /readyz and /api/v1/\n"),
         }
     }
 
@@ -88,6 +92,17 @@ impl AdminListener {
             return api::error(&ApiError::new(StatusCode::FORBIDDEN, "a page of another site may not ask this"));
         }
         self.api.respond(request, Caller::Listener { is_local, token }).await
+    }
+
+    /// `None`: the path is none of the page.
+    async fn page(&self, head: &Parts, host: Option<&str>, is_local: bool) -> Option<Response<Full<Bytes>>> {
+        let visit = Visit {
+            head,
+            caller: Caller::Listener { is_local, token: self.token.judge(&head.headers) },
+            is_host_allowed: self.hosts.load().allow(host),
+            is_of_other_site: is_of_other_site(&head.headers, host),
+        };
+        page::respond(self.api.sources(), &self.readers, visit).await
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -120,11 +135,13 @@ impl Handle for AdminListener {
             );
             return boxed(text(StatusCode::MISDIRECTED_REQUEST, &why));
         }
+        let is_local = connection.peer.ip().to_canonical().is_loopback() && !is_forwarded(request.headers());
         if is_of_api {
-            let is_local = connection.peer.ip().to_canonical().is_loopback() && !is_forwarded(request.headers());
             return self.api(request, host, is_local).await;
         }
-        boxed(self.page(&request))
+        let (head, _body) = request.into_parts();
+        let response = self.page(&head, host, is_local).await;
+        boxed(response.unwrap_or_else(|| self.probe(&head)))
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<Bytes> {

@@ -25,7 +25,7 @@ use crate::{
 /// A certificate that ends within this needs a person: it should have been renewed by then.
 const CERTIFICATE_NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// How many upstreams that are not configured are told: those that clients asked for most.
-const MAX_UNCONFIGURED: usize = 20;
+pub(in crate::admin) const MAX_UNCONFIGURED: usize = 20;
 
 /// What the status is made of. A cheap handle.
 #[derive(Clone)]
@@ -54,16 +54,7 @@ struct Findings<'a> {
 impl StatusSources {
     pub(super) fn document(&self, upstreams: &[Upstream], sight: Sight) -> Value {
         let store = self.store.status();
-        let expiry = self.tls.as_ref().and_then(ReloadableTls::expiry);
-        let certificate_until = expiry.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)));
-        let findings = Findings {
-            now: SystemTime::now(),
-            failed_reloads: self.metrics.failed_reloads(),
-            certificate_until,
-            store: &store,
-            pinned: self.pins.bytes(),
-            upstreams: upstreams.iter().map(state).collect(),
-        };
+        let findings = self.findings(upstreams, &store);
         let unconfigured = self.history.unconfigured(sight.of_clients);
         let jobs = self.warm_jobs.reports();
         let mut sentences = attention(&findings);
@@ -74,7 +65,7 @@ impl StatusSources {
             "ready": self.readiness.state() == Ready::Ready,
             "started": time(self.started),
             "config_reloaded": !findings.failed_reloads.contains(&"config"),
-            "certificate_until": certificate_until.map(time),
+            "certificate_until": findings.certificate_until.map(time),
             "cache": cache(&store, findings.pinned),
             "sums": {
                 "hour": sums(self.history.sums(Window::Hour)),
@@ -86,6 +77,23 @@ impl StatusSources {
             "warm": warm::jobs_data(&jobs),
             "attention": sentences,
         })
+    }
+
+    /// What a person should look at, in sentences: the most urgent first.
+    pub(in crate::admin) fn attention(&self, upstreams: &[Upstream], store: &StoreStatus) -> Vec<String> {
+        attention(&self.findings(upstreams, store))
+    }
+
+    fn findings<'a>(&self, upstreams: &[Upstream], store: &'a StoreStatus) -> Findings<'a> {
+        let expiry = self.tls.as_ref().and_then(ReloadableTls::expiry);
+        Findings {
+            now: SystemTime::now(),
+            failed_reloads: self.metrics.failed_reloads(),
+            certificate_until: expiry.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at))),
+            store,
+            pinned: self.pins.bytes(),
+            upstreams: upstreams.iter().map(state).collect(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 
 /// How an upstream is, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(in crate::admin) enum State {
     Ok,
     /// It answered no request lately.
     Down,
@@ -26,7 +26,7 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) fn of(upstream: &Upstream) -> Self {
+    pub(in crate::admin) fn of(upstream: &Upstream) -> Self {
         Self::judge(upstream.paused_since(), &health(upstream))
     }
 
@@ -58,7 +58,7 @@ pub(super) fn document(upstreams: &[Upstream]) -> Value {
 }
 
 /// What is known of an upstream. Credentials that forebay does not use any more are not judged: health outlives a reload.
-pub(super) fn health(upstream: &Upstream) -> Health {
+pub(in crate::admin) fn health(upstream: &Upstream) -> Health {
     let health = upstream.health();
     let uses_own = upstream.has_credentials() && !upstream.uses_client_credentials();
     Health { credentials_ok: health.credentials_ok.filter(|_| uses_own), ..health }

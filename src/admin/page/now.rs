@@ -1,0 +1,71 @@
+//! What changes by itself: the part of the page that the script fetches again and again.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{
+    failures::{self, Failures},
+    health::Health,
+    pulls, registries,
+    savings::Savings,
+};
+use crate::{
+    admin::api::{Sources, access::Sight, status::MAX_UNCONFIGURED},
+    history::{Filter, History, MAX_REQUESTS, Pull, Readers, Unconfigured, Window},
+    html::Html,
+};
+
+/// How many pulls are shown.
+const PULLS: usize = 10;
+/// How far back failures are told.
+const FAILURE_WINDOW: Duration = Duration::from_secs(60 * 60);
+
+/// The part as HTML.
+pub(super) async fn fragment(sources: &Sources, readers: &Readers, sight: Sight) -> Html {
+    let (now, history, upstreams) = (SystemTime::now(), &sources.history, sources.upstreams.load_full());
+    let store = sources.status.store.status();
+    let OfHistory { pulls, failures, unconfigured } = of_history(readers, history, sight).await;
+    let mut html = Html::default();
+    let health = Health {
+        state: sources.status.readiness.state(),
+        attention: sources.status.attention(&upstreams, &store),
+        started: sources.status.started,
+        store: &store,
+    };
+    health.write(&mut html, now);
+    let savings = Savings {
+        windows: [Window::Hour, Window::Day, Window::SinceStart].map(|window| history.sums(window)),
+        day: history.last_day(),
+        max_bytes: store.max_bytes,
+    };
+    savings.write(&mut html);
+    failures.write(&mut html, now);
+    registries::write(&mut html, &upstreams, &unconfigured, now);
+    pulls::write(&mut html, &pulls, now);
+    html
+}
+
+/// What the latest requests say.
+#[derive(Default)]
+struct OfHistory {
+    pulls: Vec<Pull>,
+    failures: Failures,
+    unconfigured: Vec<Unconfigured>,
+}
+
+/// Thousands of requests take some milliseconds, in which a thread that serves clients could do nothing else.
+async fn of_history(readers: &Readers, history: &History, sight: Sight) -> OfHistory {
+    let read = move |history: &History| {
+        let filter = Filter { of_clients: sight.of_clients, ..Filter::default() };
+        let pulls = history.pulls(&filter, None, PULLS).items;
+        let errors = history.requests(&Filter { errors: true, ..filter }, None, MAX_REQUESTS).items;
+        let now = Instant::now();
+        let is_recent = |ended: Instant| now.saturating_duration_since(ended) < FAILURE_WINDOW;
+        let recent = errors.iter().filter(|request| is_recent(request.ended()));
+        let failures = failures::group(recent.map(|request| &**request));
+        let mut unconfigured = history.unconfigured(sight.of_clients);
+        unconfigured.truncate(MAX_UNCONFIGURED);
+        OfHistory { pulls, failures, unconfigured }
+    };
+    // There is no answer only while the process ends.
+    readers.ask(history, read).await.unwrap_or_default()
+}
