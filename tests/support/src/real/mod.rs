@@ -1,6 +1,7 @@
 //! The programs the tests are made of, in the order of a request's path: clients, forebay, what is between it and
 //! the registry, the registry; then what all of them need.
 
+pub mod browser;
 pub mod containerd;
 pub mod docker;
 pub mod download;
