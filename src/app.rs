@@ -27,13 +27,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{
         self, AdminListener, AdminToken, Readiness, TokenFile,
-        api::{Api, CurrentRoutes, CurrentUpstreams, Explanations, Sources, StatusSources, UpstreamTests},
+        api::{Api, CurrentRoutes, CurrentUpstreams, Explanations, Refreshes, Sources, StatusSources, UpstreamTests},
         control,
         control_socket::{ControlSocket, SocketError},
     },
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{
-        BlobCache, CacheContext, DiskStore, Exports, Images, Imports, Inventory, Lists, ManifestCache, Pins, Scrub,
+        BlobCache, CacheContext, DiskStore, Exports, ImageVerification, Images, Imports, Inventory, Lists,
+        ManifestCache, Pins, Removal, Scrub,
     },
     config::{Config, Loaded},
     history::{History, Readers},
@@ -161,6 +162,15 @@ impl App {
         admin_token.set(config.admin.token_file.as_deref().map(TokenFile::load).transpose()?);
         let readiness = Readiness::default();
         let running = Running::new(&loaded, listener.local_addrs(), admin_addr);
+        let caches = &service.caches;
+        let removal = Removal::new(
+            (caches.manifests.clone(), caches.blobs.clone()),
+            (inventory.clone(), pins.clone()),
+            (tasks.clone(), end.clone()),
+        );
+        let refreshes = Refreshes::new(caches.manifests.clone(), inventory.clone(), tasks.clone());
+        let verification =
+            ImageVerification::new(scrub.clone(), (store.clone(), inventory.clone()), (tasks.clone(), end.clone()));
         let api = Api::new(Sources {
             config: running.document.clone(),
             upstreams: upstreams.clone(),
@@ -182,6 +192,9 @@ impl App {
             warmer: warmer.clone(),
             exports: Exports::new(store.clone(), service.caches.manifests.clone(), service.caches.blobs.clone()),
             imports: Imports::new(store.clone(), service.caches.manifests.clone(), service.caches.blobs.clone()),
+            removal,
+            refreshes,
+            verification,
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);

@@ -17,6 +17,8 @@ mod import;
 mod json_body;
 pub(super) mod parameters;
 mod pins;
+mod refresh;
+mod removal;
 mod requests;
 mod response;
 pub(super) mod status;
@@ -24,6 +26,7 @@ mod turns;
 mod upstream_pause;
 mod upstream_test;
 pub(super) mod upstreams;
+mod verify;
 mod warm;
 
 use std::{borrow::Cow, sync::Arc};
@@ -43,12 +46,13 @@ use self::{
 };
 pub(crate) use self::{
     explain::{CurrentRoutes, Explanations},
+    refresh::Refreshes,
     response::{ApiBody, ApiError, boxed, error},
     status::StatusSources,
     upstream_test::UpstreamTests,
 };
 use crate::{
-    cache::{Exports, Imports, Inventory, Pins},
+    cache::{Exports, ImageVerification, Imports, Inventory, Pins, Removal},
     history::History,
     upstream::Upstream,
     warm::Warmer,
@@ -83,6 +87,9 @@ pub(crate) struct Sources {
     pub warmer: Warmer,
     pub exports: Exports,
     pub imports: Imports,
+    pub removal: Removal,
+    pub refreshes: Refreshes,
+    pub verification: ImageVerification,
 }
 
 /// The handler of the API. A cheap handle.
@@ -106,8 +113,11 @@ enum Resource<'a> {
     /// By the name, as it stands in the path.
     Image(&'a str),
     Pins,
+    RemoveImages,
     PinImages,
     UnpinImages,
+    RefreshImages,
+    VerifyImages,
     DiskUsage,
     Explain,
     Export,
@@ -127,8 +137,9 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str = "config, du, events, explain, export, images, images/{name}, images/pin|unpin, import, pins, pulls, \
-    requests, status, upstreams, upstreams/{name}/test|pause|resume and warm";
+const RESOURCES: &str = "config, du, events, explain, export, images, images/{name}, \
+    images/pin|unpin|refresh|verify, import, pins, pulls, requests, status, upstreams, \
+    upstreams/{name}/test|pause|resume and warm";
 
 impl<'a> Action<'a> {
     /// What the request is for.
@@ -141,9 +152,12 @@ impl<'a> Action<'a> {
             ["config"] => (Resource::Config, Need::Read),
             ["status"] => (Resource::Status, Need::Read),
             ["upstreams"] => (Resource::Upstreams, Need::Read),
+            ["images"] if method == Method::DELETE => (Resource::RemoveImages, Need::Change),
             ["images"] => (Resource::Images, Need::Read),
             ["images", "pin"] if is_post => (Resource::PinImages, Need::Change),
             ["images", "unpin"] if is_post => (Resource::UnpinImages, Need::Change),
+            ["images", "refresh"] if is_post => (Resource::RefreshImages, Need::Change),
+            ["images", "verify"] if is_post => (Resource::VerifyImages, Need::Change),
             ["images", ..] => (Resource::Image(path.strip_prefix("images/").unwrap_or_default()), Need::Read),
             ["pins"] => (Resource::Pins, Need::Read),
             ["du"] => (Resource::DiskUsage, Need::Read),
@@ -173,6 +187,8 @@ impl<'a> Action<'a> {
         };
         match (need, method) {
             (Need::Read, &Method::GET | &Method::HEAD) | (Need::Change, &Method::POST) => Ok(Self { resource, need }),
+            (Need::Change, &Method::DELETE) if resource == Resource::RemoveImages => Ok(Self { resource, need }),
+            (Need::Read, _) if resource == Resource::Images => Err(ApiError::method("GET, HEAD, DELETE")),
             (Need::Read, _) => Err(ApiError::method("GET, HEAD")),
             (Need::Change, _) => Err(ApiError::method("POST")),
         }
@@ -210,6 +226,9 @@ impl Api {
             warmer,
             exports,
             imports,
+            removal,
+            refreshes,
+            verification,
         } = &*self.sources;
         let upstreams = upstreams.load_full();
         let turn = self.turns.take(caller);
@@ -247,6 +266,7 @@ impl Api {
                 images::details(inventory, (name, part), sight, is_upstream, turn.await?).await
             }
             Resource::Pins => no_parameters().map(|()| pins::list(pins, is_hidden)),
+            Resource::RemoveImages => removal::remove(removal, query, upstreams.clone(), caller, is_upstream).await,
             Resource::PinImages => {
                 no_parameters()?;
                 pins::pin(pins, json_body::read(&head.headers, body).await?, caller, is_upstream).await
@@ -257,6 +277,15 @@ impl Api {
             }
             Resource::Import => import::import(imports, (query, &head.headers, body), &upstreams).await,
             Resource::Export => export::export(exports, export::query(query)?, &upstreams).await,
+            Resource::RefreshImages => {
+                no_parameters()?;
+                refreshes.run(json_body::read(&head.headers, body).await?, upstreams.clone(), caller).await
+            }
+            Resource::VerifyImages => {
+                no_parameters()?;
+                let request = json_body::read(&head.headers, body).await?;
+                verify::verify(verification, request, caller, is_upstream).await
+            }
             Resource::DiskUsage => {
                 no_parameters()?;
                 du::usage(inventory, status.store.status().max_bytes, sight, turn.await?).await
@@ -288,11 +317,21 @@ mod tests {
         ] {
             let path = format!("{ROOT}{path}");
             assert_eq!(of(Method::GET, &path), Ok((resource.clone(), Need::Read)));
-            assert_eq!(of(Method::HEAD, &path), Ok((resource, Need::Read)));
+            assert_eq!(of(Method::HEAD, &path), Ok((resource.clone(), Need::Read)));
+            if resource == Resource::Images {
+                assert_eq!(of(Method::POST, &path), Err(ApiError::method("GET, HEAD, DELETE")));
+                assert_eq!(of(Method::DELETE, &path), Ok((Resource::RemoveImages, Need::Change)));
+                continue;
+            }
             assert_eq!(of(Method::POST, &path), Err(ApiError::method("GET, HEAD")));
             assert_eq!(of(Method::DELETE, &path), Err(ApiError::method("GET, HEAD")));
         }
-        for (path, resource) in [("images/pin", Resource::PinImages), ("images/unpin", Resource::UnpinImages)] {
+        for (path, resource) in [
+            ("images/pin", Resource::PinImages),
+            ("images/unpin", Resource::UnpinImages),
+            ("images/refresh", Resource::RefreshImages),
+            ("images/verify", Resource::VerifyImages),
+        ] {
             let (name, path) = (path.strip_prefix("images/").unwrap(), format!("{ROOT}{path}"));
             assert_eq!(of(Method::POST, &path), Ok((resource, Need::Change)));
             assert_eq!(of(Method::GET, &path), Ok((Resource::Image(name), Need::Read)));

@@ -283,7 +283,11 @@ impl BlobCache {
 
     /// Removes a deleted blob. Its current readers continue.
     pub(crate) async fn forget(&self, upstream: &Upstream, digest: &Digest) {
-        let id = Visibility::of(upstream).key(digest);
+        self.remove(Visibility::of(upstream).key(digest)).await;
+    }
+
+    /// Removes a blob. Its current readers continue.
+    pub(crate) async fn remove(&self, id: ContentKey) {
         self.downloads.committed(&id).await;
         self.store.remove(IndexKey::Blob(id)).await;
     }

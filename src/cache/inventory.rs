@@ -19,6 +19,7 @@ mod objects;
 mod page;
 mod reader;
 mod registries;
+mod removal_plan;
 mod repositories;
 mod selection;
 mod summaries;
@@ -36,13 +37,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::timeout,
+};
 
 pub use self::name::{ImageName, NameRef};
 pub(crate) use self::{
     details::{Details, ManifestDetails, Part},
     disk_usage::DiskUsage,
     page::{Image, Page, PageQuery, Sort},
+    removal_plan::RemovalPlan,
     selection::Selection,
     survey::PlatformState,
 };
@@ -400,6 +405,25 @@ impl Inventory {
     /// Changes when names, or what they consist of, may have changed.
     pub(crate) fn readings(&self) -> watch::Receiver<()> {
         self.0.readings.subscribe()
+    }
+
+    /// The names of the images that are `wanted`.
+    pub(crate) async fn names(&self, wanted: impl Fn(&ImageName) -> bool + Send + 'static) -> Vec<ImageName> {
+        let question = move |inventory: &Self| {
+            let named = inventory.0.names.list(|name, state| page::is_shown(state) && wanted(name));
+            named.into_iter().map(|named| named.name).collect()
+        };
+        self.answer(question).await.unwrap_or_default()
+    }
+
+    /// Waits until all is read that there is to read, but not longer than this; returns whether it is.
+    pub(crate) async fn until_read(&self, patience: Duration) -> bool {
+        let mut readings = self.readings();
+        let read = async {
+            // The inventory has the sender.
+            while self.is_reading() && readings.changed().await.is_ok() {}
+        };
+        timeout(patience, read).await.is_ok()
     }
 
     /// How many images are known, and the bytes that they take in memory.

@@ -25,6 +25,7 @@ mod invalidate;
 mod meant;
 mod peek;
 mod query;
+mod refresh;
 mod request;
 mod tags;
 

@@ -30,11 +30,13 @@ mod outcome;
 pub(crate) mod pins;
 pub(crate) mod prefetch;
 mod reloadable_config;
+pub(crate) mod removal;
 pub(crate) mod revalidate;
 pub(crate) mod scrub;
 pub(crate) mod slow_readers;
 mod source;
 pub mod storage;
+pub(crate) mod verify;
 pub(crate) mod visibility;
 pub(crate) mod warnings;
 pub(crate) mod write_counter;
@@ -59,10 +61,12 @@ pub(crate) use self::{
     pins::Pins,
     prefetch::Images,
     reloadable_config::{NegativeTtl, ReloadableConfig},
+    removal::Removal,
     scrub::{Scrub, WholeHit},
     slow_readers::{Holding, ReadersEnded, Reading, SlowReaders},
     source::Source,
     storage::{DiskStore, ObjectKind},
+    verify::ImageVerification,
     visibility::ContentKey,
     warnings::Warnings,
 };

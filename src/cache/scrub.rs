@@ -26,7 +26,7 @@ use self::{suspects::Suspects, verification::Verification};
 use super::{
     Config, ContentKey, DiskStore,
     hash::turn_to_spare,
-    storage::{InspectedObject, SHARDS, blocking, is_damage, lru_index::IndexKey},
+    storage::{InspectedObject, NotOpened, SHARDS, blocking, is_damage, lru_index::IndexKey},
 };
 use crate::{disk_wait::DiskWait, metrics::Metrics, peer::PeerPrefix};
 
@@ -73,10 +73,12 @@ impl WholeHit {
 
 /// The result of verifying an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ObjectState {
+pub(crate) enum ObjectState {
     Right,
-    /// It was evicted, or found to be damaged and removed.
-    Deletions,
+    /// It was evicted, removed or replaced.
+    Gone,
+    /// Its bytes were wrong, and it was removed.
+    Damaged,
     /// It exists but cannot be read.
     Unreadable,
 }
@@ -187,7 +189,7 @@ impl Scrub {
                 let verdict = if is_due { Some(self.verify(&key, Haste::None).await) } else { None };
                 match verdict {
                     Some(ObjectState::Right) => oldest.note(Some(SystemTime::now())),
-                    Some(ObjectState::Deletions) => {}
+                    Some(ObjectState::Gone | ObjectState::Damaged) => {}
                     Some(ObjectState::Unreadable) => oldest.note(found.verified),
                     None if self.0.store.has(&key) => oldest.note(found.verified),
                     None => {}
@@ -211,17 +213,25 @@ impl Scrub {
         }
     }
 
+    /// Verifies an object for an operator, whenever it was verified before.
+    pub(crate) async fn verify_now(&self, key: &IndexKey) -> ObjectState {
+        self.verify(key, Haste::None).await
+    }
+
     async fn verify(&self, key: &IndexKey, haste: Haste) -> ObjectState {
         let opened = {
             let (store, key) = (self.0.store.clone(), key.clone());
             self.disk_job(move || store.inspect(&key)).await
         };
-        let Some(check) = opened else {
-            return if self.0.store.has(key) { ObjectState::Unreadable } else { ObjectState::Deletions };
+        let check = match opened {
+            Ok(check) => check,
+            Err(NotOpened::Gone) => return ObjectState::Gone,
+            Err(NotOpened::Damaged) => return ObjectState::Damaged,
+            Err(NotOpened::Unreadable) => return ObjectState::Unreadable,
         };
-        let Some(mut reading) = Verification::new(key, check) else { return ObjectState::Deletions };
+        let Some(mut reading) = Verification::new(key, check) else { return ObjectState::Gone };
         loop {
-            let Some(turn) = self.give_way(key).await else { return ObjectState::Deletions };
+            let Some(turn) = self.give_way(key).await else { return ObjectState::Gone };
             let began = Instant::now();
             let (now, read) = self
                 .disk_job(move || {
@@ -263,8 +273,10 @@ impl Scrub {
 
     async fn corrupt(&self, key: &IndexKey, reading: Verification, problem: String) -> ObjectState {
         let (store, key) = (self.0.store.clone(), key.clone());
-        self.disk_job(move || store.remove_corrupt(&key, &reading.check, &problem)).await;
-        ObjectState::Deletions
+        match self.disk_job(move || store.remove_corrupt(&key, &reading.check, &problem)).await {
+            true => ObjectState::Damaged,
+            false => ObjectState::Gone,
+        }
     }
 
     /// Waits while others wait for a disk or a processor, up to a limit; `None` when the object is gone: the scrub must
@@ -405,7 +417,7 @@ mod tests {
         let key = put(store, &id, &vec![2; LEN]).await;
         let old = store.inspect(&key).unwrap();
         store.remove(key.clone()).await;
-        assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Deletions);
+        assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Gone);
         assert_eq!(put(store, &id, &bytes).await, key);
         store.remove_corrupt(&key, &old, "of the one before");
         assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Right);
@@ -413,7 +425,7 @@ mod tests {
         let wait = DiskWait::begin();
         let (verdict, ()) = tokio::join!(scrub.verify(&key, Haste::None), store.remove(key.clone()));
         drop(wait);
-        assert_eq!(verdict, ObjectState::Deletions);
+        assert_eq!(verdict, ObjectState::Gone);
         assert!(!corrupt(&scrub));
     }
 
@@ -439,7 +451,7 @@ mod tests {
             assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Unreadable);
             let _ = std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path));
             // The file was removed by hand: the scrub finds out.
-            assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Deletions);
+            assert_eq!(scrub.verify(&key, Haste::None).await, ObjectState::Gone);
             assert!(!store.has(&key) && !corrupt(&scrub));
         }
     }

@@ -61,7 +61,7 @@ use self::{
     scan::Foreign,
 };
 pub use self::{
-    inspect::{InspectedObject, Inspection, SHARDS, is_damage},
+    inspect::{InspectedObject, Inspection, NotOpened, SHARDS, is_damage},
     io_limits::{begin_write, change, write},
     kind::ObjectKind,
     lru_index::Usage,

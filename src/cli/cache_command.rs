@@ -6,7 +6,10 @@ mod export;
 mod import;
 mod ls;
 mod pin;
+mod refresh;
+mod rm;
 mod show;
+mod verify;
 
 use std::{
     path::{Path, PathBuf},
@@ -66,6 +69,36 @@ pub(super) enum CacheCommand {
         #[command(flatten)]
         running: RunningArguments,
     },
+    /// Remove images from the cache: their tags, and what no other image has; pinned ones stay
+    Rm {
+        /// The images, such as node:22 or ghcr.io/org/*
+        #[arg(value_name = "PATTERN", required = true)]
+        patterns: Vec<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Only show what would be removed
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+        #[command(flatten)]
+        running: RunningArguments,
+    },
+    /// Ask the upstream now what tags name, instead of after tag_ttl, and take that over; it ends a freeze
+    Refresh {
+        /// A tag, or a pattern of tags in the cache
+        #[arg(value_name = "REF", required = true)]
+        patterns: Vec<String>,
+        #[command(flatten)]
+        running: RunningArguments,
+    },
+    /// Read what is stored again and compare it with its digests; what is damaged is removed
+    Verify {
+        /// Only these images [default: all that is in the cache]
+        #[arg(value_name = "PATTERN")]
+        pattern: Option<String>,
+        #[command(flatten)]
+        running: RunningArguments,
+    },
     /// Show what takes the room of the cache: by upstream and repository, and what belongs to no image
     Du(RunningArguments),
     /// Write images into one archive, an OCI image layout, and download what is not in the cache yet
@@ -96,7 +129,10 @@ impl CacheCommand {
             | Self::Show { running, .. }
             | Self::Du(running)
             | Self::Pin { running, .. }
-            | Self::Unpin { running, .. } => running,
+            | Self::Unpin { running, .. }
+            | Self::Rm { running, .. }
+            | Self::Refresh { running, .. }
+            | Self::Verify { running, .. } => running,
             Self::Export(export) => &export.running,
             Self::Import(import) => &import.running,
         };
@@ -106,6 +142,12 @@ impl CacheCommand {
                 return pin::pin(&places, patterns, duration.as_deref(), running.json);
             }
             Self::Unpin { patterns, .. } => return pin::unpin(&places, patterns, running.json),
+            Self::Rm { patterns, yes, dry_run, .. } => {
+                let (places, is_json) = (&places[..], running.json);
+                return rm::Removal { places, patterns, is_yes: *yes, is_dry: *dry_run, is_json }.run();
+            }
+            Self::Refresh { patterns, .. } => return refresh::refresh(&places, patterns, running.json),
+            Self::Verify { pattern, .. } => return verify::verify(&places, pattern.as_deref(), running.json),
             Self::Pin { .. } => (get(&places, "pins")?, pin::list),
             Self::Ls { pattern, sort, limit, .. } => (images(&places, pattern.as_deref(), *sort, *limit)?, ls::text),
             Self::Show { image, .. } => (get(&places, &format!("images/{}", escaped(image)))?, show::text),

@@ -133,6 +133,21 @@ pub(super) fn post(
     })
 }
 
+/// DELETEs a resource that answers by events, and hands each on as it comes. Blocks.
+///
+/// # Errors
+/// No forebay listens in any of the places, it does not answer, or the answer breaks off.
+pub(super) fn delete(places: &[PathBuf], path: &str, mut each: impl FnMut(Event)) -> Result<(), ControlError> {
+    run(places, async |mut exchange| {
+        exchange
+            .events((Method::DELETE, path, None), |event| {
+                each(event);
+                ControlFlow::Continue(())
+            })
+            .await
+    })
+}
+
 /// GETs what happens from now on, and hands each event on until `each` wants no more. Blocks.
 ///
 /// # Errors

@@ -37,6 +37,7 @@ mod cache {
         pub mod stress;
     }
     pub mod export;
+    pub mod images;
     pub mod import;
     pub mod inventory;
     pub mod list;

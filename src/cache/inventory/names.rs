@@ -142,6 +142,17 @@ impl Names {
         Some(done)
     }
 
+    /// Drops a name; returns whether it was known.
+    pub(super) fn remove(&self, name: NameRef<'_>) -> bool {
+        let hash = self.hasher.hash_one(name);
+        let mut table = self.shards[shard_of(hash)].table.lock();
+        let Ok(entry) = table.find_entry(hash, |other| other.name.borrow() == name) else { return false };
+        entry.remove();
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        self.note_change();
+        true
+    }
+
     /// Works on all names; drops those of which `keep` says no.
     pub(super) fn retain(&self, mut keep: impl FnMut(&ImageName, &mut NameState) -> bool) {
         for shard in &self.shards {

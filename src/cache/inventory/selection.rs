@@ -53,6 +53,29 @@ impl Inventory {
         selection
     }
 
+    /// The manifests and blobs of each image that is `wanted`, each once; `None`: there are more than `most`. Blocks.
+    pub(crate) fn objects_by_image(
+        &self,
+        wanted: impl Fn(&ImageName) -> bool,
+        most: usize,
+    ) -> Option<Vec<(ImageName, Vec<CompactKey>)>> {
+        let mut chosen = self.0.names.list(|name, state| is_shown(state) && wanted(name));
+        chosen.sort_by_cached_key(|named| named.name.to_string());
+        let (summaries, on_disk) = (self.0.summaries.read(), self.on_disk());
+        let mut survey = Survey::new(&summaries, &on_disk);
+        survey.begin();
+        let mut left = most;
+        let images = chosen.into_iter().map(|Named { name, state }| {
+            let mut objects = Vec::new();
+            if let Some(root) = survey.root(&state) {
+                survey.visit_root(root, |number| objects.extend(summaries.key(number).cloned()));
+            }
+            left = left.checked_sub(objects.len())?;
+            Some((name, objects))
+        });
+        images.collect()
+    }
+
     /// From now on the images are pinned of which `is_pinned` says so, and no others. Blocks.
     pub(crate) fn mark_pinned(&self, is_pinned: impl Fn(&ImageName) -> bool) {
         self.0.names.retain(|name, state| {

@@ -105,7 +105,7 @@ impl ManifestCache {
         }
     }
 
-    async fn note_not_found(&self, request: &ManifestRequest, query: ManifestQuery, error: upstream::Error) {
+    pub(super) async fn note_not_found(&self, request: &ManifestRequest, query: ManifestQuery, error: upstream::Error) {
         if let Reference::Tag(tag) = &query.reference {
             self.0.tags.remove(&request.key(tag)).await;
         }

@@ -28,6 +28,20 @@ impl ManifestCache {
         self.0.tags.forget(&TagKey { visibility, upstream, repository, tag, class }).await;
     }
 
+    /// An operator removed a tag from the cache.
+    pub(crate) async fn remove_tag(&self, key: &TagKey) {
+        self.0.tags.forget(key).await;
+    }
+
+    /// An operator removed a manifest from the cache: for the clients of all of these upstreams.
+    pub(crate) async fn remove_content(&self, upstreams: &[Upstream], id: &ContentKey) {
+        let forget = || upstreams.iter().for_each(|upstream| self.forget_in_memory(upstream, id));
+        forget();
+        self.0.files.remove(id).await;
+        // A request may have read the file before it was removed.
+        forget();
+    }
+
     /// A manifest was deleted, and with it the tags that point at it. If another repository has it, it is fetched
     /// again.
     pub(crate) async fn forget_manifest(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {

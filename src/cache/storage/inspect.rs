@@ -53,6 +53,16 @@ pub struct Inspection {
     offset: u64,
 }
 
+/// Why an object is not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// It is not there.
+    Gone,
+    /// It was damaged, and is removed.
+    Damaged,
+    Unreadable,
+}
+
 impl DiskStore {
     /// Waits until the start-up scan is complete.
     pub async fn until_scanned(&self) {
@@ -91,10 +101,13 @@ impl DiskStore {
         entries.filter_map(|entry| entry.ok().and_then(|entry| object(&entry.file_name(), &entry.path()))).collect()
     }
 
-    /// Opens an object to verify it; `None` when it is missing, cannot be read, or is damaged. Blocks.
-    pub fn inspect(&self, key: &IndexKey) -> Option<Inspection> {
+    /// Opens an object to verify it. Blocks.
+    ///
+    /// # Errors
+    /// It is missing, cannot be read, or is damaged.
+    pub fn inspect(&self, key: &IndexKey) -> Result<Inspection, NotOpened> {
         let path = self.path(key);
-        let len = self.0.index.len_of(key)?;
+        let len = self.0.index.len_of(key).ok_or(NotOpened::Gone)?;
         // The object may be evicted, and fetched anew, between this look into the index and the opening.
         let is_still_it = || self.0.index.len_of(key) == Some(len);
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
@@ -105,43 +118,44 @@ impl DiskStore {
                 if is_still_it() {
                     self.0.index.forget(key);
                 }
-                return None;
+                return Err(NotOpened::Gone);
             }
             Err(error) => {
                 if is_damage(&error) && is_still_it() {
                     self.note_corrupt(key, &path, &error.to_string());
                     self.remove_blocking(key);
-                } else {
-                    tracing::warn!(path = %path.display(), %error, "cannot open what is cached to verify it");
+                    return Err(NotOpened::Damaged);
                 }
-                return None;
+                tracing::warn!(path = %path.display(), %error, "cannot open what is cached to verify it");
+                return Err(NotOpened::Unreadable);
             }
         };
         // The kernel shall not read ahead bytes that the scrub does not read.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         if !metadata.is_file() {
             tracing::warn!(path = %path.display(), "this is no file, where a cached object should be");
-            return None;
+            return Err(NotOpened::Unreadable);
         }
         let noted = verified_at::noted(&file).map_or(len, |noted| noted.len);
         let identity = (metadata.dev(), metadata.ino());
         let check = Inspection { file, path, identity, len, offset: 0 };
         if metadata.len() != len || noted != len {
-            if is_still_it() {
-                self.remove_corrupt(key, &check, "it has another length");
-            }
-            return None;
+            let is_removed = is_still_it() && self.remove_corrupt(key, &check, "it has another length");
+            return Err(if is_removed { NotOpened::Damaged } else { NotOpened::Gone });
         }
-        Some(check)
+        Ok(check)
     }
 
-    /// The bytes do not match the digest: forgets and removes the object, unless it was replaced meanwhile. Blocks.
-    pub fn remove_corrupt(&self, key: &IndexKey, check: &Inspection, problem: &str) {
+    /// The bytes do not match the digest: forgets and removes the object, unless it was replaced meanwhile; returns whether
+    /// it did. Blocks.
+    pub fn remove_corrupt(&self, key: &IndexKey, check: &Inspection, problem: &str) -> bool {
         let there = check.path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        if there == Some(check.identity) && self.has(key) {
+        let is_it = there == Some(check.identity) && self.has(key);
+        if is_it {
             self.note_corrupt(key, &check.path, problem);
             self.remove_blocking(key);
         }
+        is_it
     }
 
     /// Logs and counts an object that no longer matches its digest.

@@ -38,3 +38,28 @@ fn changes_want_their_arguments() {
         assert_eq!(run(&directory, arguments).0, Some(2), "{arguments:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_are_removed_refreshed_and_verified() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    let mirror = Mirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200);
+    let (code, text, error) = ask(&mirror, &["cache", "verify", "fake.example/*"]).await;
+    assert!(code == Some(0) && text.starts_with("1 object, "), "{text}{error}");
+    let (code, text, error) = ask(&mirror, &["cache", "refresh", "fake.example/team/app:1"]).await;
+    assert!(code == Some(0) && text.starts_with("fake.example/team/app:1: still sha256:"), "{text}{error}");
+    let (code, text, error) = ask(&mirror, &["cache", "refresh", "fake.example/team/app:2"]).await;
+    assert_eq!((code, &*error), (Some(1), "forebay: 1 of 1 tags could not be refreshed\n"), "{text}");
+
+    // There is no terminal to ask at.
+    let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*"]).await;
+    assert!(code == Some(2) && text.is_empty() && error.contains("say --yes"), "{text}{error}");
+    let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--dry-run"]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    assert!(text.starts_with("fake.example/team/app:1\n1 image, ") && text.ends_with(" would be removed\n"), "{text}");
+    let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
+    assert!(code == Some(0) && text.ends_with(" removed\n"), "{text}{error}");
+    let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
+    assert_eq!((code, &*text, &*error), (Some(0), "", "there are no such images to remove\n"));
+}

@@ -3,7 +3,10 @@
 use std::fs;
 
 use super::*;
-use forebay_test_support::fake_registry::{Fault, Server, When};
+use forebay_test_support::{
+    control,
+    fake_registry::{Fault, Server, When},
+};
 
 const FREEZE: &str = "[[rule]]\nmatch = \"fake.example/team/app:1\"\nfreeze = true";
 
@@ -35,6 +38,34 @@ async fn a_frozen_tag_is_never_asked_about_again() {
     get_tag(&mirror, "2").await;
     registry.tag("team/app", "2", &second.manifest);
     assert_tag_is(&mirror, "2", &second).await;
+}
+
+#[tokio::test]
+async fn a_refresh_by_a_person_freezes_what_the_tag_names_now() {
+    let registry = FakeRegistry::start().await;
+    let first = registry.add_image("team/app", "1", &[b"first"]);
+    let mut mirror = mirror_of(&registry, FREEZE).await;
+    assert_tag_is(&mirror, "1", &first).await;
+    let second = registry.add_image("team/app", "1", &[b"second"]);
+    let refresh = async |mirror: &Mirror| {
+        let document = serde_json::json!({ "match": "fake.example/team/app:1" });
+        let (status, body) = control::ask(mirror, "POST", "images/refresh", Some(document)).await;
+        assert_eq!(status, 200, "{body}");
+        control::events(&body)[0].1.clone()
+    };
+    registry.fault(When::any(), Fault::status(500));
+    assert_eq!(refresh(&mirror).await["result"], "failed");
+    registry.heal();
+    assert_tag_is(&mirror, "1", &first).await;
+    let answer = refresh(&mirror).await;
+    assert_eq!(
+        (&answer["before"], &answer["digest"]),
+        (&first.manifest.as_str().into(), &second.manifest.as_str().into())
+    );
+    registry.add_image("team/app", "1", &[b"third"]);
+    assert_tag_is(&mirror, "1", &second).await;
+    mirror.restart().await;
+    assert_tag_is(&mirror, "1", &second).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,89 @@
+//! `forebay cache verify`: has forebay read what it stores again.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::size;
+use crate::cli::{Failure, control, output::print};
+
+/// # Errors
+/// forebay refuses, or something is damaged or cannot be read.
+pub(super) fn verify(places: &[PathBuf], pattern: Option<&str>, is_json: bool) -> Result<(), Failure> {
+    let (mut done, mut printed) = (Value::Null, Ok(()));
+    control::post(places, "/api/v1/images/verify", Some(&json!({ "match": pattern })), |event| {
+        let text = match &*event.name {
+            _ if is_json => format!("{}\n", event.data),
+            "image" => damages(&event.data),
+            "done" => sums(&event.data),
+            _ => String::new(),
+        };
+        if printed.is_ok() {
+            printed = print(&text);
+        }
+        if event.name == "done" {
+            done = event.data;
+        }
+    })?;
+    printed?;
+    let count = |key: &str| done[key].as_u64();
+    match (count("damaged"), count("unreadable")) {
+        (Some(0), Some(0)) => Ok(()),
+        (Some(0), Some(unreadable)) => Err(failed(unreadable, "could not be read: the log says why")),
+        (Some(damaged), _) => Err(failed(damaged, "was damaged and is removed: look after the disk")),
+        (None, _) => Err(Failure::Failed(anyhow::anyhow!("forebay ended before all was verified"))),
+    }
+}
+
+fn failed(count: u64, what: &str) -> Failure {
+    Failure::Failed(anyhow::anyhow!("of what is stored, {count} {what}"))
+}
+
+/// The damaged parts of an image, a line each.
+fn damages(image: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let line = |damage: &Value| {
+        let images: Vec<String> = damage["images"].as_array().into_iter().flatten().map(word).collect();
+        let images = if images.is_empty() { "no image".to_owned() } else { images.join(", ") };
+        format!("{} {}: damaged, removed; of {images}\n", word(&damage["kind"]), word(&damage["digest"]))
+    };
+    let lines: String = image["damaged"].as_array().into_iter().flatten().map(line).collect();
+    match image["result"].as_str() {
+        Some("unreadable") => format!("{}: some of it could not be read\n", word(&image["name"])),
+        _ => lines,
+    }
+}
+
+fn sums(done: &Value) -> String {
+    let objects = match done["objects"].as_u64() {
+        Some(1) => "1 object".to_owned(),
+        objects => format!("{} objects", objects.unwrap_or_default()),
+    };
+    format!("{objects}, {}: {} damaged\n", size(&done["bytes"]), done["damaged"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_with_the_images_that_have_it() {
+        let damage = |images: &[&str]| json!({ "kind": "blob", "digest": "sha256:1", "images": images });
+        for (image, expected) in [
+            (json!({ "name": "a/b:1", "result": "ok", "damaged": [] }), ""),
+            (
+                json!({ "name": "a/b:1", "result": "damaged", "damaged": [damage(&["a/b:1", "a/b:2"]), damage(&[])] }),
+                "blob sha256:1: damaged, removed; of a/b:1, a/b:2\nblob sha256:1: damaged, removed; of no image\n",
+            ),
+            (
+                json!({ "name": "a/b:1", "result": "unreadable", "damaged": [] }),
+                "a/b:1: some of it could not be read\n",
+            ),
+        ] {
+            assert_eq!(damages(&image), expected);
+        }
+        let done = json!({ "objects": 18_402, "bytes": 76_450_000_000u64, "damaged": 1, "unreadable": 0 });
+        assert_eq!(sums(&done), "18402 objects, 71.2 GiB: 1 damaged\n");
+        assert_eq!(sums(&json!({ "objects": 1, "bytes": 0, "damaged": 0 })), "1 object, 0 B: 0 damaged\n");
+    }
+}
