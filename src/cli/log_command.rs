@@ -10,7 +10,7 @@ use url::form_urlencoded::Serializer;
 use super::{
     Failure, control,
     events::Event,
-    output::print,
+    output::{print, print_to_reader},
     request_rows::{Colours, followed_head, followed_line, pulls_table, requests_table},
     running::RunningArguments,
     visible::push_visible,
@@ -18,6 +18,9 @@ use super::{
 
 /// More than a history has.
 const ALL: usize = 10_000;
+
+/// Why nothing more is printed: the reader has left, or standard output cannot be written.
+type Printed = Result<(), Failure>;
 
 #[derive(Debug, Args)]
 pub(super) struct LogArguments {
@@ -95,7 +98,7 @@ impl LogArguments {
 
     fn follow(
         &self,
-        follow: impl FnOnce(&str, &mut dyn FnMut(Event) -> ControlFlow<Failure>) -> Result<Failure, Failure>,
+        follow: impl FnOnce(&str, &mut dyn FnMut(Event) -> ControlFlow<Printed>) -> Result<Printed, Failure>,
     ) -> Result<(), Failure> {
         let colours = Colours::of_stdout();
         if !self.running.json {
@@ -108,12 +111,13 @@ impl LogArguments {
                 ("left_out", false) => format!("({} requests left out: too many to print)\n", event.data["events"]),
                 _ => return ControlFlow::Continue(()),
             };
-            match print(&line) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(failure) => ControlFlow::Break(failure),
+            match print_to_reader(&line) {
+                Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+                Ok(ControlFlow::Break(())) => ControlFlow::Break(Ok(())),
+                Err(failure) => ControlFlow::Break(Err(failure)),
             }
         };
-        follow(&self.path("events", None), &mut each).and_then(Err)
+        follow(&self.path("events", None), &mut each)?
     }
 
     /// The path of a resource with the flags as its parameters.

@@ -1,6 +1,9 @@
 //! What commands print: results on standard output, remarks on standard error.
 
-use std::io::{self, ErrorKind, Write};
+use std::{
+    io::{self, ErrorKind, Write},
+    ops::ControlFlow,
+};
 
 use super::Failure;
 
@@ -11,6 +14,18 @@ use super::Failure;
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// The same for results that come one after the other; `Break`: the reader has left.
+///
+/// # Errors
+/// As [`print`].
+pub(super) fn print_to_reader(text: &str) -> Result<ControlFlow<()>, Failure> {
+    let mut stdout = io::stdout().lock();
+    let result = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let has_left = matches!(&result, Err(error) if error.kind() == ErrorKind::BrokenPipe);
+    written(result)?;
+    Ok(if has_left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
 /// Prints a remark. If standard error is closed, the exit code still tells.

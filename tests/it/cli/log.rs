@@ -85,14 +85,16 @@ async fn followed_requests_are_printed_as_they_end() {
     let reading = spawn_blocking(move || {
         let mut line = String::new();
         printed.read_line(&mut line).unwrap();
-        line
+        (line, printed)
     });
     until("a line", async || {
         mirror.get("/v2/team/app/manifests/1").await;
         reading.is_finished()
     })
     .await;
-    let request: Value = serde_json::from_str(&reading.await.unwrap()).unwrap();
+    // It ends as soon as its reader leaves.
+    let (line, _printed) = reading.await.unwrap();
+    let request: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(request["image"], "fake.example/team/app:1");
     mirror.drain().await;
     let ended = spawn_blocking(move || following.wait_with_output().unwrap()).await.unwrap();
