@@ -144,6 +144,7 @@ impl App {
         });
         let warm_jobs = WarmJobs::default();
         warm_jobs.set(&config.warm);
+        let downloads = caches.blobs.downloads().clone();
         let client_rates = ClientRates::new(trusted.clone());
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
@@ -186,6 +187,7 @@ impl App {
             },
             tests: UpstreamTests::default(),
             history,
+            downloads,
             inventory: inventory.clone(),
             explanations,
             pins: pins.clone(),

@@ -1,7 +1,7 @@
-//! The latest requests of clients, and sums of what clients got.
+//! The requests of clients: the latest, those in flight, and sums of what clients got.
 //!
-//! The registry adds each request when it is over; the admin listener reads. The entries are in shards, so that threads
-//! that add at the same time seldom wait for one another.
+//! The registry adds each request when it is over, and those that take longer also when they begin; the admin listener
+//! reads. The entries are in shards, so that threads that add at the same time seldom wait for one another.
 //!
 //! What must hold: memory is bounded in number and bytes, whatever clients send; an addition holds one lock for the time
 //! of a few writes, and a reader holds it for no longer than it takes to clone the handles of one shard.
@@ -10,6 +10,7 @@ mod disk_levels;
 mod filter;
 mod finished_request;
 mod follow;
+mod in_flight;
 mod position;
 mod pull;
 mod readers;
@@ -18,6 +19,7 @@ mod sums;
 mod unconfigured;
 
 use std::{
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,12 +33,14 @@ pub use self::sums::{Sums, Window};
 use self::{
     disk_levels::DiskLevels,
     follow::Followers,
+    in_flight::InFlight,
     ring::Ring,
     sums::{INTERVALS, RecentSums, first_interval, interval},
 };
 pub(crate) use self::{
     filter::Filter,
     follow::{Followed, Follower, Happening},
+    in_flight::{ResponseHead, Running, RunningRequest},
     position::Position,
     pull::Pull,
     readers::Readers,
@@ -66,6 +70,7 @@ struct Inner {
     of_upstreams: Mutex<OfUpstreams>,
     disk: Mutex<DiskLevels>,
     followers: Followers,
+    in_flight: InFlight,
 }
 
 /// On cache lines of its own: threads that add to two shards do not slow each other down.
@@ -110,6 +115,7 @@ impl History {
             of_upstreams: Mutex::default(),
             disk: Mutex::default(),
             followers: Followers::default(),
+            in_flight: InFlight::default(),
         }))
     }
 
@@ -166,6 +172,26 @@ impl History {
         pulls.retain(|pull| pull.operation() == "pull");
         pulls.truncate(limit);
         pulls
+    }
+
+    /// A request begins. It is in flight until what this returns is dropped.
+    pub(crate) fn begin(&self, request: RunningRequest) -> Running {
+        self.0.in_flight.begin(request)
+    }
+
+    /// The requests in flight, in no order.
+    pub(crate) fn in_flight(&self) -> Vec<Arc<RunningRequest>> {
+        self.0.in_flight.all()
+    }
+
+    /// The images of pulls, by the numbers of their first requests, as far as the requests that are over tell.
+    pub(crate) fn images(&self, pulls: &HashSet<u64>) -> HashMap<u64, String> {
+        if pulls.is_empty() {
+            return HashMap::new();
+        }
+        let requests = self.all(|request| request.pull.is_some_and(|pull| pulls.contains(&pull)));
+        let image = |pull: Pull| Some((pull.id().number, pull.image()?.as_str().to_owned()));
+        pull::group(requests).into_iter().filter_map(image).collect()
     }
 
     /// What happens from now on.

@@ -22,6 +22,7 @@ mod removal;
 mod requests;
 mod response;
 pub(super) mod status;
+mod transfers;
 mod turns;
 mod upstream_pause;
 mod upstream_test;
@@ -52,7 +53,7 @@ pub(crate) use self::{
     upstream_test::UpstreamTests,
 };
 use crate::{
-    cache::{Exports, ImageVerification, Imports, Inventory, Pins, Removal},
+    cache::{Downloads, Exports, ImageVerification, Imports, Inventory, Pins, Removal},
     history::History,
     upstream::Upstream,
     warm::Warmer,
@@ -81,6 +82,7 @@ pub(crate) struct Sources {
     pub status: StatusSources,
     pub tests: UpstreamTests,
     pub history: History,
+    pub downloads: Downloads,
     pub inventory: Inventory,
     pub explanations: Explanations,
     pub pins: Pins,
@@ -109,6 +111,7 @@ enum Resource<'a> {
     Requests,
     Pulls,
     Events,
+    Transfers,
     Images,
     /// By the name, as it stands in the path.
     Image(&'a str),
@@ -138,7 +141,7 @@ struct Action<'a> {
 
 /// What there is, for a request that names something else.
 const RESOURCES: &str = "config, du, events, explain, export, images, images/{name}, \
-    images/pin|unpin|refresh|verify, import, pins, pulls, requests, status, upstreams, \
+    images/pin|unpin|refresh|verify, import, pins, pulls, requests, status, transfers, upstreams, \
     upstreams/{name}/test|pause|resume and warm";
 
 impl<'a> Action<'a> {
@@ -180,6 +183,7 @@ impl<'a> Action<'a> {
             ["requests"] => (Resource::Requests, Need::Read),
             ["pulls"] => (Resource::Pulls, Need::Read),
             ["events"] => (Resource::Events, Need::Read),
+            ["transfers"] => (Resource::Transfers, Need::Read),
             _ => {
                 let why = format!("there is no such resource; below {ROOT} there are {RESOURCES}");
                 return Err(ApiError::new(StatusCode::NOT_FOUND, why));
@@ -220,6 +224,7 @@ impl Api {
             status,
             tests,
             history,
+            downloads,
             inventory,
             explanations,
             pins,
@@ -259,6 +264,10 @@ impl Api {
             Resource::Events => {
                 let filter = requests::filter_of_events(query, sight, &upstreams)?;
                 self.places.follow(caller, history, filter)
+            }
+            Resource::Transfers => {
+                no_parameters()?;
+                transfers::transfers(history.clone(), downloads.clone(), sight, turn).await
             }
             Resource::Images => images::page(inventory, images::query(query, sight, is_upstream)?, turn.await?).await,
             Resource::Image(name) => {
@@ -310,6 +319,7 @@ mod tests {
             ("requests", Resource::Requests),
             ("pulls", Resource::Pulls),
             ("events", Resource::Events),
+            ("transfers", Resource::Transfers),
             ("images", Resource::Images),
             ("images/docker.io/library/node:22", Resource::Image("docker.io/library/node:22")),
             ("pins", Resource::Pins),

@@ -126,6 +126,11 @@ impl BlobCache {
         self.downloads.tasks()
     }
 
+    /// The downloads in flight.
+    pub(crate) fn downloads(&self) -> &Downloads {
+        &self.downloads
+    }
+
     /// The captures of uploads.
     pub(crate) fn captures(&self) -> &Captures {
         &self.captures

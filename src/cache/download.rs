@@ -16,6 +16,7 @@ mod batch;
 mod chunks;
 mod complete;
 mod driver;
+mod end;
 mod file_space;
 mod hasher;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod other_registry;
 mod ramp_up;
 mod reader;
 mod result;
+mod running;
 mod separate_fetch;
 mod state;
 mod steer;
@@ -63,6 +65,7 @@ pub(crate) use self::{
     join::Joined,
     reader::{DownloadReader, Remainder},
     result::DownloadResult,
+    running::RunningDownload,
     separate_fetch::SeparateFetch,
     state::{DownloadError, Progress},
     table::{Downloads, Need, Subscription},
@@ -82,6 +85,7 @@ use crate::{
 /// A download, as its task and its readers share it.
 pub(crate) struct Download {
     source: Source,
+    begun: Instant,
     /// Another download of the blob was running when this one began.
     beside: bool,
     state: Mutex<DownloadState>,
@@ -124,6 +128,7 @@ impl Download {
         source.upstream.request().filter(|_| wanted).into_iter().for_each(|request| requests.add(request));
         Self {
             source,
+            begun: Instant::now(),
             beside,
             state: Mutex::new(DownloadState::new(Chunks::default())),
             flow: watch::Sender::new(TransferFlow::Asking),

@@ -52,7 +52,7 @@ pub(crate) use self::{
     capture::{Capture, Captures},
     config::Config,
     context::CacheContext,
-    download::{Download, DownloadResult},
+    download::{Download, DownloadResult, Downloads, RunningDownload},
     export::Exports,
     import::Imports,
     inventory::Inventory,

@@ -283,6 +283,19 @@ fn without_followers_nothing_waits_for_one() {
 }
 
 #[test]
+fn pulls_have_the_images_that_their_requests_name() {
+    let (history, now) = (history(), Instant::now());
+    let digest = format!("sha256:{}", "b".repeat(64));
+    history.add(FinishedRequest::of_test(1, now));
+    history.add(FinishedRequest { pull: Some(1), ..FinishedRequest::of_test(2, now).about(Operation::Blob, &digest) });
+    history.add(FinishedRequest::of_test(3, now).about(Operation::Blob, &digest));
+    assert!(history.images(&HashSet::new()).is_empty());
+    let images = history.images(&HashSet::from([1, 3, 4]));
+    assert_eq!(images.len(), 2);
+    assert_eq!((&*images[&1], &*images[&3]), ("docker.io/library/app:1", &*format!("docker.io/library/app@{digest}")));
+}
+
+#[test]
 fn threads_add_while_others_read() {
     let history = history();
     let (threads, each) = (4, 5000);

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cache::{Outcome, WholeHit},
     error_chain::ErrorChain,
-    history::{FinishedRequest, History},
+    history::{FinishedRequest, History, ResponseHead, Running, RunningRequest},
     metrics::{AnsweredRequest, Label as _, Metrics, megabytes_per_second},
     oci::{Operation, Reference, Repository},
     rate::HoldClock,
@@ -91,6 +91,8 @@ pub(crate) struct AccessRecord {
     pull: Option<Pull>,
     /// What the request spends at its upstream, from when it may need it.
     trace: RequestTrace,
+    /// Present once operators can see the request among those in flight.
+    running: Option<Running>,
     status: u16,
     sent: u64,
     first_byte: Option<Duration>,
@@ -143,6 +145,7 @@ impl AccessRecord {
             has_credentials: head.headers.contains_key(header::AUTHORIZATION),
             pull: None,
             trace: RequestTrace::default(),
+            running: None,
             status: CLIENT_LEFT,
             sent: 0,
             first_byte: None,
@@ -165,6 +168,23 @@ impl AccessRecord {
         let upstream = self.upstream.as_deref().unwrap_or(NO_UPSTREAM);
         let key = PullKey { peer, user, upstream, repository: repository.as_str() };
         self.pull = Some(self.log.pulls.join(key, step, self.id.number, self.started));
+    }
+
+    /// Lets operators see the request among those in flight. The shortest ones never get there.
+    pub(super) fn begin(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        let mut request = RunningRequest::new(self.id, self.peer.clone(), self.method.clone(), self.started);
+        request.pull = self.pull.map(|pull| pull.first);
+        request.is_of_client = self.is_of_client;
+        request.user_agent = self.path_and_agent.get(self.path_len..).filter(|agent| !agent.is_empty()).map(Box::from);
+        request.user = self.user.clone();
+        request.upstream = self.upstream.clone();
+        request.repository = self.repository.clone();
+        request.reference = self.reference.clone();
+        request.operation = self.operation;
+        self.running = Some(self.log.history.begin(request));
     }
 
     /// Why the request failed, where no error has told.
@@ -300,6 +320,9 @@ impl LoggedBody {
         let length = response.headers().get(header::CONTENT_LENGTH);
         let announced = length.and_then(|length| length.to_str().ok()?.parse().ok());
         record.status = response.status().as_u16();
+        if let Some(running) = &record.running {
+            running.responds(ResponseHead { status: record.status, outcome: record.outcome, length: announced });
+        }
         record.complete = http_body::Body::is_end_stream(response.body());
         response.map(|body| Self { record, body, announced })
     }
@@ -320,6 +343,9 @@ impl http_body::Body for LoggedBody {
                 let started = record.started;
                 record.first_byte.get_or_insert_with(|| started.elapsed());
                 record.sent += frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                if let Some(running) = &record.running {
+                    running.has_sent(record.sent);
+                }
                 if Some(record.sent) == *announced || http_body::Body::is_end_stream(body) {
                     record.complete = true;
                     // Ended before the last byte is sent, so that the client's next request comes after it.

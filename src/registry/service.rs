@@ -194,6 +194,7 @@ impl Service {
         let of_client = routed.upstream_mut().filter(|upstream| upstream.uses_client_credentials());
         let span = match of_client {
             Some(upstream) => {
+                exchange.record.begin();
                 upstream.set_trace(exchange.record.trace());
                 upstream.trace().span()
             }
@@ -287,6 +288,7 @@ impl Service {
         {
             return Ok(response);
         }
+        exchange.record.begin();
         upstream.set_trace(exchange.record.trace());
         let span = if Span::current().is_none() { upstream.trace().span() } else { Span::none() };
         // On the heap, so that the future of every request is no larger than that of such a hit.

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod page;
 pub mod pause;
 pub mod requests;
+pub mod transfers;
 mod warm;
 
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, test_server::client, wire};

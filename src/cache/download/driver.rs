@@ -3,17 +3,18 @@
 use std::{
     ops::Range,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
-    Complete, Download, DownloadError, DownloadState, Downloads, Progress, abandoned, file_space, hasher,
+    Complete, Download, DownloadError, DownloadState, Downloads, Progress, abandoned,
+    end::DownloadEnd,
+    file_space, hasher,
     lead::{Copied, copy_all},
     leftover::{self, content_of, discard, is_whole},
     opening,
     state::TempContent,
     steer,
-    table::DownloadEnd,
     transfer::Transfer,
 };
 use crate::{
@@ -31,7 +32,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
     let ended = DownloadEnd { downloads: downloads.clone(), download: download.clone() };
     let _in_flight = downloads.metrics().fill_started();
     let upstream = download.source.upstream.name().clone();
-    let (begun, mut temp) = (Instant::now(), None);
+    let mut temp = None;
     let worked = tokio::select! {
         worked = work(&downloads, &download, &mut temp) => worked,
         // Starts only workers that end with the download.
@@ -40,7 +41,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
         // Cancels the download, which ends `work`.
         never = abandoned::watch(&downloads, &download) => match never {},
     };
-    tell_rate(&download, begun.elapsed());
+    tell_rate(&download, download.begun.elapsed());
     let result = match worked {
         Ok(Done::AlreadyThere) => return drop(ended),
         Ok(Done::Verified { len }) => commit(&downloads, &download, temp, len).await,

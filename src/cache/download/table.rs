@@ -12,7 +12,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Complete, Download, DownloadError, DownloadReader, DownloadResult, Progress, abandoned,
+    Complete, Download, DownloadReader, DownloadResult, Progress, abandoned,
     chunks::ReaderId,
     separate_fetch::{SeparateFetch, SeparateFetches},
     wrong_parts::WrongParts,
@@ -170,6 +170,11 @@ impl Downloads {
     /// Cancelled when the process ends.
     pub(crate) fn shutdown(&self) -> &CancellationToken {
         &self.0.shutdown
+    }
+
+    /// All downloads in flight, in no order.
+    pub(super) fn all(&self) -> Vec<Arc<Download>> {
+        self.entries().values().flatten().cloned().collect()
     }
 
     /// Whether there is a download of this blob from this registry that can be joined.
@@ -401,18 +406,6 @@ impl Drop for Subscription {
             self.download.update(|state| state.chunks.leave(reader));
         }
         self.downloads.leave(&self.download, self.ahead);
-    }
-}
-
-/// Ends the download when its task ends, in whatever way.
-pub(super) struct DownloadEnd {
-    pub downloads: Downloads,
-    pub download: Arc<Download>,
-}
-
-impl Drop for DownloadEnd {
-    fn drop(&mut self) {
-        self.downloads.end(&self.download, Progress::Failed(DownloadError::Abandoned));
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fs::File, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Download, Downloads, Progress, state::TempContent, table::DownloadEnd};
+use super::{Download, Downloads, Progress, end::DownloadEnd, state::TempContent};
 use crate::cache::{
     Source,
     storage::{TempUpload, change, lru_index::IndexKey},

@@ -21,6 +21,11 @@ impl WaitingRequests {
             None => self.others = self.others.saturating_add(1),
         }
     }
+
+    /// Those that have names in a line.
+    pub(super) fn first(&self) -> impl Iterator<Item = RequestId> {
+        self.first.iter().flatten().copied()
+    }
 }
 
 impl fmt::Display for WaitingRequests {
