@@ -27,11 +27,14 @@ mod part_file;
 mod progress;
 mod request_rows;
 mod running;
+mod screen;
 mod serve;
 mod status;
 mod systemd;
 mod terminal;
 mod text;
+mod top;
+mod top_table;
 mod transfer;
 mod upstream_command;
 mod user;
@@ -60,6 +63,7 @@ use self::{
     explain_command::ExplainArguments,
     log_command::LogArguments,
     status::StatusArguments,
+    top::TopArguments,
     upstream_command::UpstreamCommand,
     user::UserCommand,
     warm_command::WarmArguments,
@@ -101,6 +105,8 @@ enum Command {
     Status(StatusArguments),
     /// Tell step by step how a pull of an image would go; exit code 1 if it would fail
     Explain(ExplainArguments),
+    /// Show what is sent to clients and what is downloaded now, until Ctrl-C
+    Top(TopArguments),
     /// Print the latest pulls and pushes through the running forebay, and what failed
     Log(LogArguments),
     /// List, test, pause and resume the upstreams of the running forebay
@@ -226,6 +232,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Check(check) => check.run(arguments.control),
             Command::Status(status) => status.run(arguments.control.as_deref()),
             Command::Explain(explain) => explain.run(arguments.control.as_deref()),
+            Command::Top(top) => top.run(arguments.control.as_deref()),
             Command::Log(log) => log.run(arguments.control.as_deref()),
             Command::Upstream { command } => command.run(arguments.control.as_deref()),
             Command::Warm(warm) => warm.run(arguments.control.as_deref()),

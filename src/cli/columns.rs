@@ -7,7 +7,7 @@ pub(super) struct Columns {
 }
 
 /// How far columns are apart.
-const GAP: usize = 2;
+pub(super) const GAP: usize = 2;
 
 impl Columns {
     pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {

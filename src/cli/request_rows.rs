@@ -135,7 +135,7 @@ fn coloured(columns: &Columns, entries: &[&Value], colours: Colours) -> String {
 }
 
 /// The address without its port, and the start of the User-Agent: `10.0.4.31 docker/29.1`.
-fn client(entry: &Value) -> String {
+pub(super) fn client(entry: &Value) -> String {
     let peer = entry["peer"].as_str().unwrap_or_default();
     let address = peer.parse().map_or_else(|_| peer.to_owned(), |peer: std::net::SocketAddr| peer.ip().to_string());
     let agent = entry["user_agent"].as_str().and_then(|agent| agent.split_whitespace().next());
@@ -150,6 +150,11 @@ fn image(entry: &Value) -> String {
     let Some(image) = entry["image"].as_str() else {
         return printable(entry["path"].as_str().unwrap_or_default(), MAX_CELL);
     };
+    short(image)
+}
+
+/// A name with the start of its digest.
+pub(super) fn short(image: &str) -> String {
     let Some((name, digest)) = image.split_once('@') else { return printable(image, usize::MAX) };
     let Some((algorithm, hex)) = digest.split_once(':') else { return printable(image, usize::MAX) };
     printable(&format!("{name}@{algorithm}:{}", hex.get(..SHORT_DIGEST).unwrap_or(hex)), usize::MAX)

@@ -12,6 +12,7 @@ pub mod log;
 pub mod running;
 pub mod sources;
 pub mod systemd;
+pub mod top;
 pub mod user;
 pub mod warm;
 
@@ -19,9 +20,12 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{
-        fs::{MetadataExt as _, PermissionsExt as _},
-        net::UnixDatagram,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{MetadataExt as _, PermissionsExt as _},
+            net::UnixDatagram,
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -33,7 +37,11 @@ use forebay::{
     config::{Config, Overrides},
     transport::TlsConfig,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{Mode, OFlags},
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
 use tempfile::TempDir;
 
 use forebay_test_support::test_server::Certificates;
@@ -53,6 +61,16 @@ fn forebay(directory: &TempDir) -> Command {
         .env("STATE_DIRECTORY", directory.path().join("state"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// A terminal: the side of the person, and the one of the program.
+fn terminal() -> (fs::File, fs::File) {
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&person).unwrap();
+    unlockpt(&person).unwrap();
+    let path = ptsname(&person, Vec::new()).unwrap();
+    let program: OwnedFd = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+    (person.into(), program.into())
 }
 
 fn run(directory: &TempDir, arguments: &[&str]) -> (Option<i32>, String, String) {

@@ -1,16 +1,9 @@
 //! `forebay user`: what it asks, prints and refuses, and that the running forebay takes the new users by itself.
 
-use std::{
-    io::Write as _,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::{io::Write as _, os::fd::AsFd as _};
 
 use forebay_test_support::{program::Program, until::until, users::basic};
-use rustix::{
-    fs::{Mode, OFlags},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, tcgetattr},
-};
+use rustix::termios::{LocalModes, tcgetattr};
 
 use super::*;
 
@@ -155,16 +148,6 @@ fn a_removed_user_that_may_push_is_warned_of() {
     let (code, _, stderr) = user(&directory, &["rm", "ann", "--yes", FILE[0], FILE[1]], "");
     assert_eq!(code, Some(0));
     assert!(stderr.starts_with("warning: access.push_users still names ann"), "{stderr}");
-}
-
-/// A terminal: the side of the person, and the one of the program.
-fn terminal() -> (fs::File, fs::File) {
-    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&person).unwrap();
-    unlockpt(&person).unwrap();
-    let path = ptsname(&person, Vec::new()).unwrap();
-    let program: OwnedFd = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-    (person.into(), program.into())
 }
 
 /// Types each line once the program has asked for it. The exit code, and what was asked.
