@@ -9,6 +9,7 @@ use forebay_test_support::{
     fake_registry::FakeRegistry,
     manifest::manifest,
     mirror::{Mirror, UPSTREAM},
+    test_server::client,
     until::until,
 };
 use std::time::Duration;
@@ -27,7 +28,7 @@ async fn mirror_of(registry: &FakeRegistry) -> Mirror {
 
 async fn document(mirror: &Mirror, resource: &str) -> Value {
     let url = format!("http://{}/api/v1/{resource}", mirror.app().admin_addr());
-    serde_json::from_str(&reqwest::get(url).await.unwrap().text().await.unwrap()).unwrap()
+    serde_json::from_str(&client().get(url).send().await.unwrap().text().await.unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
