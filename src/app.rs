@@ -140,6 +140,7 @@ impl App {
             blobs: caches.blobs.clone(),
             store: store.clone(),
             inventory: inventory.clone(),
+            pins: pins.clone(),
             metrics: metrics.clone(),
         });
         let warm_jobs = WarmJobs::default();

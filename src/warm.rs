@@ -25,6 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -54,7 +55,8 @@ use self::{
     teller::Teller,
 };
 use crate::{
-    cache::{BlobCache, DiskStore, Inventory, ManifestCache},
+    cache::{BlobCache, DiskStore, Inventory, ManifestCache, Pins, pins::Pin},
+    error_chain::ErrorChain,
     metrics::Metrics,
     offload::Offload,
     route::Routes,
@@ -77,6 +79,8 @@ pub(crate) struct WarmRequest {
     pub platforms: Platforms,
     /// How many pulls may be spent; `None`: any number.
     pub limit: Option<u32>,
+    /// How long the images are pinned; `None`: they are not.
+    pub pin: Option<Duration>,
 }
 
 /// Runs warms. A cheap handle.
@@ -87,6 +91,7 @@ pub(crate) struct Warmer {
     blobs: BlobCache,
     store: DiskStore,
     inventory: Inventory,
+    pins: Pins,
     metrics: Metrics,
     documents: Offload,
     places: Arc<Semaphore>,
@@ -100,15 +105,16 @@ pub(crate) struct WarmSources {
     pub blobs: BlobCache,
     pub store: DiskStore,
     pub inventory: Inventory,
+    pub pins: Pins,
     pub metrics: Metrics,
 }
 
 impl Warmer {
     pub(crate) fn new(sources: WarmSources) -> Self {
-        let WarmSources { routes, manifests, blobs, store, inventory, metrics } = sources;
+        let WarmSources { routes, manifests, blobs, store, inventory, pins, metrics } = sources;
         metrics.images_may_be_warmed::<WarmResult>();
         let (documents, places) = (Offload::default(), Arc::new(Semaphore::new(MAX_RUNS)));
-        Self { routes, manifests, blobs, store, inventory, metrics, documents, places }
+        Self { routes, manifests, blobs, store, inventory, pins, metrics, documents, places }
     }
 
     /// A place for a run of an operator; `None`: [`MAX_RUNS`] run already.
@@ -125,7 +131,7 @@ impl Warmer {
 
     async fn run_told(self, request: WarmRequest, teller: Arc<Teller>) {
         let begun = Instant::now();
-        let WarmRequest { images, platforms, limit } = request;
+        let WarmRequest { images, platforms, limit, pin } = request;
         let pulls = Arc::new(PullLimit::new(limit));
         let mut seen = HashSet::new();
         let images: Vec<String> = images.into_iter().filter(|image| seen.insert(image.clone())).collect();
@@ -143,7 +149,7 @@ impl Warmer {
         };
         let plan = telling(planning, &teller, look).await;
         let problem = plan.lacks_room(&self.store.status());
-        let fill = Arc::new(Fill::new(self, plan, teller.clone()));
+        let fill = Arc::new(Fill::new(self, plan, (pin, teller.clone())));
         let filling = fill.clone().run(problem.clone()).boxed();
         let (mut rate, spent) = (Rate::default(), pulls.clone());
         let look = move |done, failed| {
@@ -163,6 +169,19 @@ impl Warmer {
         };
         telling(filling, &teller, look).await;
         teller.done_with(pulls.spent(), begun.elapsed(), problem).await;
+    }
+
+    /// Pins an image by its full name for so long from now on, unless it has a longer pin.
+    async fn pin(&self, name: &str, duration: Duration) -> Result<(), Failure> {
+        let routes = self.routes.load_full();
+        let is_upstream = |name: &str| routes.upstreams().any(|upstream| **upstream.name() == *name);
+        let until = SystemTime::now().checked_add(duration);
+        let is_longer = |pin: Pin| pin.end().is_none_or(|end| until.is_some_and(|until| end >= until));
+        if self.pins.get(name).is_some_and(is_longer) {
+            return Ok(());
+        }
+        let pinned = self.pins.pin(name, until, is_upstream).await;
+        pinned.map(drop).map_err(|error| Failure::not_pinned(ErrorChain(&error)))
     }
 
     /// The first pass; `resolved`: how many images were looked at.

@@ -179,6 +179,11 @@ impl Pins {
         self.0.list.load().matches(name)
     }
 
+    /// The pin of this text.
+    pub(crate) fn get(&self, text: &str) -> Option<Pin> {
+        self.0.list.load().get(text).cloned()
+    }
+
     /// The texts of the pins that are about an image, some of them.
     pub(crate) fn pins_of(&self, name: &ImageName) -> Vec<String> {
         const MOST: usize = 5;

@@ -87,6 +87,7 @@ fn page(status: &Value, now: SystemTime) -> String {
     if let Some(until) = status["certificate_until"].as_str() {
         lines.push(format!("certificate until {until}"));
     }
+    lines.extend(status["warm"].as_array().into_iter().flatten().map(|job| warm(job, now)));
     lines.push(String::new());
     let mut page = lines.join("\n") + "\n" + &upstreams(&status["upstreams"], now).to_string();
     page.extend(unconfigured(&status["unconfigured"]));
@@ -94,6 +95,18 @@ fn page(status: &Value, now: SystemTime) -> String {
         page += &format!("! {sentence}\n");
     }
     page
+}
+
+/// What came of the last run of a section of `[[warm]]`.
+fn warm(job: &Value, now: SystemTime) -> String {
+    let (images, last) = (&job["images"], &job["last"]);
+    let mut line = format!("warm   {images} images {}", job["schedule"].as_str().unwrap_or_default());
+    if !last.is_null() {
+        let ago = text::age(&last["began"], now);
+        let [fetched, cached, failed] = ["fetched", "cached", "failed"].map(|key| &last[key]);
+        line += &format!("  {fetched} fetched, {cached} cached, {failed} failed  {ago} ago");
+    }
+    if job["running"] == true { line + "  (running)" } else { line }
 }
 
 /// What clients got within a window of time; `None`: nothing is known of it.
@@ -208,6 +221,16 @@ asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
 ! harbor.lan refuses forebay's own credentials: what is cached is still served
 ";
         assert_eq!(page(&status, now), expected);
+    }
+
+    #[test]
+    fn a_warm_is_told_with_its_last_run() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let mut job = json!({ "images": 12, "schedule": "every 6h", "running": true, "last": null });
+        assert_eq!(super::warm(&job, now), "warm   12 images every 6h  (running)");
+        job["running"] = false.into();
+        job["last"] = json!({ "began": "2027-01-15T06:00:00Z", "fetched": 8, "cached": 3, "failed": 1 });
+        assert_eq!(super::warm(&job, now), "warm   12 images every 6h  8 fetched, 3 cached, 1 failed  2 h ago");
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub(super) struct WarmArguments {
     /// Stop before more pulls than this count at Docker Hub
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
+    /// Pin the images for so long, such as "30d": they are not evicted
+    #[arg(long, value_name = "DURATION")]
+    pin: Option<String>,
     #[command(flatten)]
     running: RunningArguments,
 }
@@ -52,7 +55,8 @@ impl WarmArguments {
     pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
         let images = self.names()?;
         let places = self.running.places(control)?;
-        let request = json!({ "images": images, "platforms": self.platforms, "limit": self.limit });
+        let request = json!({ "images": images, "platforms": self.platforms, "limit": self.limit,
+            "pin": self.pin });
         let mut display = Display::new(self.running.json);
         let mut written = Ok(());
         let mut done: Option<Value> = None;

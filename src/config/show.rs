@@ -335,7 +335,7 @@ impl Settings {
     }
 
     fn warm(&mut self, job: &warm::Config) {
-        let warm::Config { images, schedule, platforms } = job;
+        let warm::Config { images, schedule, platforms, pin } = job;
         self.list("images", images);
         match schedule {
             Schedule::Every(period) => self.period("every", *period),
@@ -345,6 +345,7 @@ impl Settings {
         if *platforms != Platforms::default() {
             self.list("platforms", &platforms.texts());
         }
+        pin.iter().for_each(|pin| self.period("pin", *pin));
     }
 
     fn put(&mut self, name: &'static str, value: impl Into<Value>) {

@@ -29,6 +29,7 @@ pub(super) struct WarmSection {
     every: Option<Period>,
     at: Option<String>,
     platforms: Vec<String>,
+    pin: Option<Period>,
 }
 
 /// The jobs of the file. The document notes what is wrong with one.
@@ -49,7 +50,7 @@ pub(super) fn read(document: &Document<'_>, sections: Vec<WarmSection>, upstream
 
 impl WarmSection {
     fn read(self, document: &Document<'_>, key: &Key, routes: &Routes<&upstream::Config>) -> Result<Config, Error> {
-        let Self { images, every, at, platforms } = self;
+        let Self { images, every, at, platforms, pin } = self;
         if images.is_empty() {
             return Err(document.error(key, "needs images: images = [\"docker.io/library/node:22\"]"));
         }
@@ -88,7 +89,11 @@ impl WarmSection {
                 return Err(document.error(key, "needs a schedule: every = \"6h\", or at = \"02:00\" in UTC"));
             }
         };
-        Ok(Config { images, schedule, platforms })
+        let pin = pin.map(|Period(period)| period);
+        if pin.is_some_and(|pin| pin.is_zero()) {
+            return Err(document.error(&key.field("pin"), "must be longer than 0; without the key nothing is pinned"));
+        }
+        Ok(Config { images, schedule, platforms, pin })
     }
 }
 

@@ -63,6 +63,10 @@ impl Failure {
         Self::new("no_platform", format!("it has no {missing}; there are {there_are}"))
     }
 
+    pub(super) fn not_pinned(why: impl std::fmt::Display) -> Self {
+        Self::new("not_pinned", format!("it is in the cache, and is not pinned: {why}"))
+    }
+
     pub(super) fn unreadable(why: impl std::fmt::Display) -> Self {
         Self::new("unreadable_manifest", format!("its manifest cannot be read: {why}"))
     }

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -37,6 +38,8 @@ pub(super) struct Fill {
     ended_bytes: AtomicU64,
     /// The same for blobs that were skipped or failed: nothing more comes of them.
     lost_bytes: AtomicU64,
+    /// How long the images are pinned.
+    pin: Option<Duration>,
     teller: Arc<Teller>,
 }
 
@@ -61,7 +64,7 @@ struct Active {
 }
 
 impl Fill {
-    pub(super) fn new(warmer: Warmer, plan: Plan, teller: Arc<Teller>) -> Self {
+    pub(super) fn new(warmer: Warmer, plan: Plan, (pin, teller): (Option<Duration>, Arc<Teller>)) -> Self {
         let missing_of = |positions: &[u32]| {
             let blobs = positions.iter().filter_map(|position| plan.blobs.get(*position as usize));
             blobs
@@ -74,7 +77,7 @@ impl Fill {
         };
         let images = plan.images.iter().map(|image| state(&image.blobs)).collect();
         let (active, ended_bytes, lost_bytes) = Default::default();
-        Self { warmer, plan, images, active, ended_bytes, lost_bytes, teller }
+        Self { warmer, plan, images, active, ended_bytes, lost_bytes, pin, teller }
     }
 
     /// Downloads everything, or fails the images that need a download if there is a `problem`.
@@ -166,8 +169,11 @@ impl Fill {
             blob.is_some_and(|blob| self.warmer.blobs.has(&blob.key))
         };
         let fetched_bytes = state.fetched.load(Ordering::Relaxed);
-        let failure = state.failure.lock().clone();
-        let failure = failure.or_else(|| (!planned.blobs.iter().all(is_here)).then(Failure::evicted));
+        let mut failure = state.failure.lock().clone();
+        failure = failure.or_else(|| (!planned.blobs.iter().all(is_here)).then(Failure::evicted));
+        if let (Some(duration), None) = (self.pin, &failure) {
+            failure = self.warmer.pin(&image.name, duration).await.err();
+        }
         let outcome = match failure.or_else(|| image.problem.clone()) {
             Some(failure) => ImageOutcome::Failed(failure),
             None if image.has_fetched || state.missing > 0 => ImageOutcome::Fetched,

@@ -132,8 +132,8 @@ impl WarmJobs {
 
 /// Runs a job, and logs what came of it.
 async fn warm(warmer: Warmer, config: &Config, began: SystemTime) -> LastRun {
-    let Config { images, schedule, platforms } = config;
-    let request = WarmRequest { images: images.clone(), platforms: platforms.clone(), limit: None };
+    let Config { images, schedule, platforms, pin } = config;
+    let request = WarmRequest { images: images.clone(), platforms: platforms.clone(), limit: None, pin: *pin };
     let (told, mut events) = mpsc::channel(MAX_WAITING);
     let collecting = async {
         let (mut summary, mut failures) = (WarmSummary::default(), Vec::new());
@@ -178,7 +178,7 @@ mod tests {
     use crate::warm::{Platforms, Schedule};
 
     fn config(image: &str, schedule: Schedule) -> Config {
-        Config { images: vec![image.to_owned()], schedule, platforms: Platforms::default() }
+        Config { images: vec![image.to_owned()], schedule, platforms: Platforms::default(), pin: None }
     }
 
     #[test]

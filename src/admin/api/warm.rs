@@ -2,6 +2,8 @@
 //!
 //! What must hold: a run ends when the client leaves; few run at a time; the body is bounded.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt as _, stream};
 use http::{Response, StatusCode};
 use serde::Deserialize;
@@ -25,6 +27,8 @@ use crate::{
 
 /// The longest body, in bytes: [`MAX_IMAGES`] names of 200 bytes.
 pub(super) const MAX_BODY: usize = 2 * 1024 * 1024;
+/// The longest pin: a longer one is a typing error.
+const MAX_PIN: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How many events wait for the client; then the run waits.
 const MAX_WAITING: usize = 64;
 
@@ -36,19 +40,28 @@ pub(super) struct Wanted {
     #[serde(default)]
     platforms: Vec<String>,
     limit: Option<u32>,
+    /// Such as `30d`.
+    pin: Option<String>,
 }
 
 impl Wanted {
     fn request(self) -> Result<WarmRequest, ApiError> {
         let refuse = |why: String| ApiError::new(StatusCode::BAD_REQUEST, why);
-        let Self { images, platforms, limit } = self;
+        let Self { images, platforms, limit, pin } = self;
         if images.is_empty() || images.len() > MAX_IMAGES {
             return Err(refuse(format!("images: name at least one image, and at most {MAX_IMAGES}")));
         }
         let platforms = Platforms::parse(platforms.iter().map(String::as_str));
         let platforms = platforms.map_err(|error| refuse(format!("platforms: {error}")))?;
-        Ok(WarmRequest { images, platforms, limit })
+        let pin = pin.as_deref().map(duration).transpose().map_err(|why| refuse(why.to_owned()))?;
+        Ok(WarmRequest { images, platforms, limit, pin })
     }
+}
+
+/// How long images are pinned.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let duration = humantime::parse_duration(text).ok().filter(|duration| *duration <= MAX_PIN && !duration.is_zero());
+    duration.ok_or("pin: write a duration such as 12h or 30d, at most 10 years")
 }
 
 /// Begins a run.
@@ -180,10 +193,7 @@ pub(super) fn attention(jobs: &[JobReport]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::Arc,
-        time::{Duration, SystemTime},
-    };
+    use std::{sync::Arc, time::SystemTime};
 
     use super::*;
     use crate::warm::{Config, Schedule};
@@ -194,8 +204,10 @@ mod tests {
             let wanted: Wanted = serde_json::from_value(body).map_err(|error| error.to_string())?;
             wanted.request().map_err(|error| error.why)
         };
-        let request = read(json!({ "images": ["node"], "platforms": ["linux/arm64"], "limit": 3 })).unwrap();
+        let request =
+            read(json!({ "images": ["node"], "platforms": ["linux/arm64"], "limit": 3, "pin": "1h" })).unwrap();
         assert_eq!((request.images, request.limit), (vec!["node".to_owned()], Some(3)));
+        assert_eq!(request.pin, Some(Duration::from_secs(60 * 60)));
         assert_eq!(request.platforms.texts(), ["linux/arm64"]);
         assert_eq!(read(json!({ "images": ["node"] })).unwrap().platforms, Platforms::default());
         for (body, expected) in [
@@ -204,6 +216,8 @@ mod tests {
             (json!({ "images": vec!["a"; MAX_IMAGES + 1] }), "images: name at least one image"),
             (json!({ "images": ["a"], "platforms": ["x"] }), "platforms: \"x\" is no platform"),
             (json!({ "images": ["a"], "limit": -1 }), "invalid value"),
+            (json!({ "images": ["a"], "pin": "soon" }), "pin: write a duration such as 12h or 30d"),
+            (json!({ "images": ["a"], "pin": "0s" }), "pin: write a duration"),
             (json!({ "images": ["a"], "match": "*" }), "unknown field `match`"),
         ] {
             let error = read(body).unwrap_err();
@@ -218,6 +232,7 @@ mod tests {
             images: vec!["node".to_owned()],
             schedule: Schedule::Every(Duration::from_secs(6 * 60 * 60)),
             platforms: Platforms::All,
+            pin: None,
         };
         let mut job = JobReport { config: Arc::new(config), next: began, is_running: false, last: None };
         assert_eq!(attention(std::slice::from_ref(&job)), [""; 0]);

@@ -102,6 +102,7 @@ platforms = ["linux/arm64", "linux/arm/v7"]
 images = ["node"]
 at = "02:00"
 platforms = ["all"]
+pin = "30d"
 [[warm]]
 images = ["node"]
 at = "23:59"

@@ -8,6 +8,7 @@ use forebay::{
 };
 use forebay_test_support::{
     blob::add,
+    control::get,
     fake_registry::{FakeRegistry, Fault, Gate, Image, Server, When},
     manifest::{OCI_INDEX, OCI_MANIFEST, manifest},
     mirror::Mirror,
@@ -310,6 +311,7 @@ async fn the_jobs_of_the_configuration_run_by_themselves() {
         // The first run comes within six seconds.
         schedule: Schedule::Every(Duration::from_secs(60)),
         platforms: Platforms::default(),
+        pin: None,
     };
     let jobs = vec![job("team/app:1"), job("team/app:none")];
     let mirror = Mirror::build(&registry).config(|config| config.warm = jobs).start().await;
@@ -336,4 +338,28 @@ async fn the_jobs_of_the_configuration_run_by_themselves() {
     config.warm.clear();
     mirror.app().reload(config).unwrap();
     assert_eq!(status().await["warm"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_fetched_is_pinned_if_pins_have_room() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "small", &[&[1; 100_000]]);
+    registry.add_image("team/app", "large", &[&[2; 740_000]]);
+    let mirror = Mirror::build(&registry).max_size(1 << 20).start().await;
+    let pins = async || {
+        let told = get(&mirror, "pins").await;
+        let pins = told["pins"].as_array().unwrap().iter();
+        pins.map(|pin| (pin["match"].as_str().unwrap().to_owned(), pin["until"].clone())).collect::<Vec<_>>()
+    };
+    let (_, done) = warm(&mirror, json!({ "images": ["team/app:small"], "pin": "30d" })).await;
+    assert_eq!(sums(&done), [1, 0, 0]);
+    let first = pins().await;
+    assert!(first.len() == 1 && first[0].0 == "fake.example/team/app:small" && first[0].1.is_string(), "{first:?}");
+    // A shorter pin shortens none.
+    warm(&mirror, json!({ "images": ["team/app:small"], "pin": "1h" })).await;
+    assert_eq!(pins().await, first);
+    let (told, done) = warm(&mirror, json!({ "images": ["team/app:large"], "pin": "30d" })).await;
+    assert_eq!((outcome(&told, "fake.example/team/app:large").1, sums(&done)), ("not_pinned", [0, 0, 1]), "{told:?}");
+    assert!(told[0]["problem"].as_str().unwrap().contains("pins may keep 838860"), "{told:?}");
+    assert_eq!(pins().await, first);
 }
