@@ -45,6 +45,7 @@ async fn check(browser: &mut Browser) {
 async fn picture(browser: &mut Browser, name: &str) {
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pictures").join(name);
+        browser.value("window.scrollTo(0, 0)").await;
         fs::write(path, browser.picture().await).expect("a picture can be written");
     }
 }
@@ -68,7 +69,6 @@ async fn visitors_see_their_pulls_come_through() {
     browser.value("document.querySelector('#docker button').click()").await;
     browser.until("['Copied', 'Selected'].includes(document.querySelector('#docker button').textContent)").await;
     check(&mut browser).await;
-    browser.value("window.scrollTo(0, 0)").await;
     picture(&mut browser, "page.png").await;
 }
 
@@ -91,7 +91,6 @@ async fn operators_see_what_happens() {
     browser.until("location.search.includes('match=layers') && document.readyState === 'complete'").await;
     let found = "[...document.querySelectorAll('#image-list tbody th')].map((cell) => cell.textContent)";
     assert_eq!(browser.value(found).await, serde_json::json!(["docker.io/library/layers:1"]));
-    browser.show_as_phone(false).await;
     picture(&mut browser, "operators.png").await;
 
     registry.kill();

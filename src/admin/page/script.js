@@ -46,10 +46,23 @@ async function act({ action, image }) {
     });
     const answer = await response.json();
     note.textContent = response.ok ? image + ": " + action + " is done." : answer.error;
-    const list = await fetch("/page/images" + location.search, { headers, signal, cache: "no-store" });
-    replace(document.getElementById("image-list"), await list.text());
   } catch {
     note.textContent = "forebay does not answer.";
+  }
+  await showImages();
+  // A pin may be in force a moment later.
+  setTimeout(showImages, INTERVAL);
+}
+
+async function showImages() {
+  try {
+    const signal = AbortSignal.timeout(TIMEOUT);
+    const list = await fetch("/page/images" + location.search, { headers, signal, cache: "no-store" });
+    if (list.ok) {
+      replace(document.getElementById("image-list"), await list.text());
+    }
+  } catch {
+    say("forebay does not answer.");
   }
 }
 

@@ -27,15 +27,18 @@ for (const figure of document.querySelectorAll("figure")) {
   const caption = figure.querySelector("figcaption");
   const code = figure.querySelector("code");
   const button = document.createElement("button");
+  const show = (text) => {
+    button.textContent = text;
+    button.setAttribute("aria-label", text + " " + caption.textContent);
+  };
   button.type = "button";
-  button.textContent = "Copy";
-  button.setAttribute("aria-label", "Copy " + caption.textContent);
+  show("Copy");
   button.addEventListener("click", async () => {
     const copied = await copy(code);
-    button.textContent = copied ? "Copied" : "Selected";
+    show(copied ? "Copied" : "Selected");
     say(copied ? "Copied." : "The text is selected.");
     setTimeout(() => {
-      button.textContent = "Copy";
+      show("Copy");
       say("");
     }, 2000);
   });

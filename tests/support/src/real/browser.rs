@@ -94,7 +94,7 @@ impl Browser {
 
     /// Shows pages as on a phone in the dark, or as on a desk by day.
     pub async fn show_as_phone(&mut self, is_phone: bool) {
-        let (width, height) = if is_phone { (360, 740) } else { (1200, 900) };
+        let (width, height) = if is_phone { (360, 740) } else { (1000, 700) };
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone });
         self.command("Emulation.setDeviceMetricsOverride", size).await;
         let scheme = if is_phone { "dark" } else { "light" };
