@@ -29,6 +29,7 @@ mod file_systems;
 mod ingress;
 mod lists;
 mod metrics;
+mod operator;
 mod pages;
 mod podman;
 mod private;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::program::binary;
@@ -17,7 +18,7 @@ use super::{
     download::client,
     image::{Blob, digest},
     port::free_port,
-    program,
+    program::{self, Finished},
 };
 
 /// forebay, running or between two lives.
@@ -51,7 +52,7 @@ impl Forebay {
         let (port, admin) = (free_port(), free_port());
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:{port}\"]\nallowed_hosts = [\"forebay.test\"]\n\
-                 [admin]\nlisten = \"127.0.0.1:{admin}\"\n{config}\n"
+                 [admin]\nlisten = \"127.0.0.1:{admin}\"\nsocket = \"control.sock\"\n{config}\n"
         );
         fs::write(folder.path().join("forebay.toml"), text).expect("the configuration can be written");
         let daemon = spawn(folder.path(), mounts.as_deref());
@@ -82,6 +83,19 @@ impl Forebay {
 
     pub fn admin_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.admin)
+    }
+
+    /// `forebay …` by an operator of this one, however it ends.
+    pub async fn operate(&self, arguments: &[&str]) -> Finished {
+        let mut command = command();
+        command.current_dir(self.folder.path()).args(arguments).args(["--control", "control.sock"]);
+        program::run(command).await
+    }
+
+    /// The document that a command of an operator prints with `--json`; panics unless it succeeds.
+    pub async fn told(&self, arguments: &[&str]) -> Value {
+        let printed = self.operate(&[arguments, &["--json"]].concat()).await.ok();
+        serde_json::from_slice(&printed).expect("a command prints JSON")
     }
 
     pub fn log(&self) -> String {
