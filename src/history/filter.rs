@@ -37,7 +37,7 @@ impl Filter {
 
     /// The same for a pull as a whole, of which each part may be in another request.
     pub(super) fn admits_pull(&self, pull: &Pull) -> bool {
-        (!self.errors || pull.requests().any(FinishedRequest::is_error))
+        (!self.errors || pull.failed().is_some())
             && self.slower.is_none_or(|slower| pull.duration() >= slower)
             && pull.requests().any(|request| self.is_about(request))
     }

@@ -160,9 +160,15 @@ fn requests_of_a_pull_come_together() {
     assert_eq!(numbers(&Filter { slower: Some(Duration::from_secs(6)), ..all() }), [1]);
     assert_eq!(numbers(&Filter { id: Some(RequestId { instance: 7, number: 3 }), ..all() }), [1]);
     assert_eq!(numbers(&Filter { errors: true, ..all() }), [5]);
+    // A client that got the same afterwards got what it asked for.
+    history
+        .add(FinishedRequest { pull: Some(6), ..FinishedRequest::of_test(6, at(10)) }.failed(502, "upstream_timeout"));
+    assert_eq!(numbers(&Filter { errors: true, ..all() }), [6, 5]);
+    history.add(FinishedRequest { pull: Some(6), ..FinishedRequest::of_test(7, at(11)) });
+    assert_eq!(numbers(&Filter { errors: true, ..all() }), [5]);
     let first = history.pulls(&all(), None, 2);
     let rest = history.pulls(&all(), first.next, 2);
-    assert_eq!((rest.items.len(), rest.items[0].id().number, rest.next), (1, 2, None));
+    assert_eq!((rest.items.len(), rest.items[0].id().number, rest.next), (2, 1, None));
 }
 
 #[test]
