@@ -49,6 +49,7 @@ const ORDER: &[&[&str]] = &[
         "state_dir",
         "tar",
         "units",
+        "visible",
     ],
 ];
 

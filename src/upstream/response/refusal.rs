@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::redaction::PrivateNames;
+use crate::visible::is_deceptive;
 
 /// The longest refusal that is read, in bytes.
 pub(in crate::upstream) const MAX_LEN: usize = 64 * 1024;
@@ -185,14 +186,13 @@ fn clean(text: &str) -> String {
     text[..text.floor_char_boundary(MAX_MESSAGE)].to_owned()
 }
 
-/// Without control characters, and without invisible characters and those that change the direction of text.
+/// Without what deceives a person: blanks stand for control characters and ends of lines, nothing for letters that are not
+/// seen.
 pub(in crate::upstream) fn printable(text: &str) -> String {
     let letter = |letter: char| match letter {
-        letter if letter.is_control() => Some(' '),
         '\u{2028}' | '\u{2029}' => Some(' '),
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}' => None,
-        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => None,
-        '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => None,
+        letter if letter.is_control() => Some(' '),
+        letter if is_deceptive(letter) => None,
         letter => Some(letter),
     };
     text.chars().filter_map(letter).collect()
