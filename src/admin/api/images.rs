@@ -85,6 +85,11 @@ pub(super) async fn details(
 ) -> Result<Response<ApiBody>, ApiError> {
     let text: Cow<'_, str> = percent_decode_str(name).decode_utf8_lossy();
     let full = rule::full_name(&text, is_upstream);
+    let start: String = full.chars().take(600).collect();
+    if ImageName::parse(Visibility::Shared, &full).is_err() {
+        let why = format!("{start:?} is no name of an image: write it as for docker pull, such as node:22");
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, why));
+    }
     for visibility in Visibility::ALL {
         let may_see = sight.of_clients || visibility == Visibility::Shared;
         let is_wanted = may_see && part.is_none_or(|part| part == visibility);
@@ -93,8 +98,7 @@ pub(super) async fn details(
             return turn.document(move || serde_json::to_string(&image_details(&details))).await;
         }
     }
-    let full: String = full.chars().take(600).collect();
-    Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no image {full} in the cache")))
+    Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no image {start} in the cache")))
 }
 
 /// The process ends.
@@ -107,6 +111,7 @@ fn image(image: &Image) -> Value {
         name,
         digest,
         size,
+        blob_bytes,
         shared,
         platforms,
         more_platforms,
@@ -124,6 +129,7 @@ fn image(image: &Image) -> Value {
         "access": if name.visibility == Visibility::Shared { "shared" } else { "client" },
         "digest": digest.as_ref().map(Digest::as_str),
         "size": size,
+        "blob_bytes": blob_bytes,
         "shared": shared,
         "platforms": platforms.iter().map(platform).collect::<Vec<_>>(),
         "more_platforms": more_platforms,
@@ -205,7 +211,7 @@ mod tests {
         for (text, problem) in [
             ("match=", "must not be empty"),
             ("match=docker.io", "is a registry without a repository"),
-            ("sort=age", "write used, size or pulls"),
+            ("sort=age", "write used, size, pulls or name"),
             ("limit=0", "write a number from 1 to 1000"),
             ("limit=1001", "write a number from 1 to 1000"),
             ("after=7", "write what the page before this one has as next"),

@@ -29,13 +29,15 @@ const MAX_CONFIGURATION: u64 = 256 * 1024;
 /// How many platforms are shown of an image on a page.
 const MAX_PLATFORMS: usize = 64;
 
-/// By what images are sorted, the largest value first; equal ones by name.
+/// By what images are sorted: the largest value first, equal ones by name; or all by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Sort {
     #[default]
     Used,
     Size,
     Pulls,
+    /// An image has its place in this order whatever is done with it.
+    Name,
 }
 
 /// Which images an operator wants to see.
@@ -77,6 +79,8 @@ pub(crate) struct Image {
     pub digest: Option<Digest>,
     /// In bytes on disk; `None`: it is not read yet.
     pub size: Option<u64>,
+    /// The part of the size that is configurations and layers.
+    pub blob_bytes: Option<u64>,
     /// The part of the size that belongs to other names, too.
     pub shared: Option<u64>,
     pub platforms: Vec<PlatformState>,
@@ -97,7 +101,8 @@ impl FromStr for Sort {
             "used" => Ok(Self::Used),
             "size" => Ok(Self::Size),
             "pulls" => Ok(Self::Pulls),
-            _ => Err("write used, size or pulls"),
+            "name" => Ok(Self::Name),
+            _ => Err("write used, size, pulls or name"),
         }
     }
 }
@@ -201,6 +206,7 @@ fn choose(query: &PageQuery, all: &[Named], mut size: impl FnMut(&NameState) -> 
             Sort::Used => state.last_use.into(),
             Sort::Pulls => state.pulls,
             Sort::Size => size(state),
+            Sort::Name => 0,
         };
         let is_behind = |after: &Cursor| order((value, name), (after.value, &after.name)) == Ordering::Greater;
         if query.after.as_ref().is_none_or(is_behind) {
@@ -240,6 +246,7 @@ fn image(survey: &mut Survey<'_>, Named { name, state }: &Named) -> Image {
         name: name.clone(),
         digest: state.manifest.as_ref().and_then(digest_of),
         size: measure.map(|measure| measure.size),
+        blob_bytes: measure.map(|measure| measure.blobs),
         shared: measure.map(|measure| measure.shared),
         platforms,
         more_platforms,

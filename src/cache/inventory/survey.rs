@@ -7,7 +7,10 @@ use super::{
     objects::Number,
     summaries::{ChildSummary, ImagePlatform, Summaries, Summary, Visited},
 };
-use crate::{cache::storage::lru_index::CompactKey, oci::Platform};
+use crate::{
+    cache::{ObjectKind, storage::lru_index::CompactKey},
+    oci::Platform,
+};
 
 /// An object that the survey has not asked the disk about yet.
 const UNASKED: u64 = u64::MAX;
@@ -29,6 +32,8 @@ pub(super) struct Survey<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Measure {
     pub size: u64,
+    /// The part that is blobs: configurations and layers.
+    pub blobs: u64,
     /// The part that belongs to another name, too.
     pub shared: u64,
 }
@@ -99,6 +104,8 @@ impl<'a> Survey<'a> {
         for number in found {
             let bytes = self.bytes_of(number).unwrap_or_default();
             measure.size += bytes;
+            measure.blobs +=
+                if self.summaries.key(number).is_some_and(|key| key.kind() == ObjectKind::Blob) { bytes } else { 0 };
             measure.shared += if self.names_of(number) > 1 { bytes } else { 0 };
         }
         measure

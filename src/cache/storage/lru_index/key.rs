@@ -86,7 +86,7 @@ impl CompactKey {
         }
     }
 
-    pub(super) fn kind(&self) -> ObjectKind {
+    pub fn kind(&self) -> ObjectKind {
         match &self.0 {
             Compact::Blob(..) => ObjectKind::Blob,
             Compact::Manifest(..) => ObjectKind::Manifest,
