@@ -274,7 +274,10 @@ impl Api {
                 let part = images::part(query)?;
                 images::details(inventory, (name, part), sight, is_upstream, turn.await?).await
             }
-            Resource::Pins => no_parameters().map(|()| pins::list(pins, is_hidden)),
+            Resource::Pins => {
+                no_parameters()?;
+                pins::list(pins, is_hidden, turn.await?).await
+            }
             Resource::RemoveImages => removal::remove(removal, query, upstreams.clone(), caller, is_upstream).await,
             Resource::PinImages => {
                 no_parameters()?;

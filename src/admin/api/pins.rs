@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     access::Caller,
     response::{ApiBody, ApiError, json as document},
+    turns::Turn,
     upstreams::time,
 };
 use crate::{
@@ -43,15 +44,23 @@ pub(super) struct UnpinRequest {
 }
 
 /// The pins, but none that names an image of an upstream that `is_hidden`.
-pub(super) fn list(pins: &Pins, is_hidden: impl Fn(&str) -> bool) -> Response<ApiBody> {
+pub(super) async fn list(
+    pins: &Pins,
+    is_hidden: impl Fn(&str) -> bool,
+    turn: Turn,
+) -> Result<Response<ApiBody>, ApiError> {
     let PinnedBytes { kept, not_kept, most } = pins.bytes();
-    let is_shown = |pin: &&Pin| !pin.text.split_once('/').is_some_and(|(upstream, _)| is_hidden(upstream));
-    document(&json!({
-        "pins": pins.list().iter().filter(is_shown).map(pin_of).collect::<Vec<_>>(),
-        "pinned_bytes": kept,
-        "pinned_and_not_kept_bytes": not_kept,
-        "max_pinned_bytes": most,
-    }))
+    let mut shown = pins.list();
+    shown.retain(|pin| !pin.text.split_once('/').is_some_and(|(upstream, _)| is_hidden(upstream)));
+    turn.document(move || {
+        serde_json::to_string(&json!({
+            "pins": shown.iter().map(pin_of).collect::<Vec<_>>(),
+            "pinned_bytes": kept,
+            "pinned_and_not_kept_bytes": not_kept,
+            "max_pinned_bytes": most,
+        }))
+    })
+    .await
 }
 
 pub(super) async fn pin(
