@@ -48,18 +48,18 @@ mod tests {
 
     #[test]
     fn records_are_read_as_they_are_written() {
-        assert_eq!(record("path", "a"), b"10 path=a\n");
+        assert_eq!(record("path", "a"), b"9 path=a\n");
         let of =
             |path: Option<&str>, size, is_sparse| Some(Extended { path: path.map(str::to_owned), size, is_sparse });
         for (records, expected) in [
             (&b""[..], of(None, None, false)),
             (b"10 path=a\n12 size=123\n", of(Some("a"), Some(123), false)),
             (b"10 path=a\n10 path=b\n", of(Some("b"), None, false)),
-            (b"8 x=\xff\xfe\n", of(None, None, false)),
+            (b"7 x=\xff\xfe\n", of(None, None, false)),
             (b"22 GNU.sparse.major=1\n", of(None, None, true)),
             (b"11 path=a\n", None),
             (b"10 path=a", None),
-            (b"9 path=a\n", None),
+            (b"8 path=a\n", None),
             (b"0 path=a\n", None),
             (b"-1 path=a\n", None),
             (b"path=a\n", None),
