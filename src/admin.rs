@@ -13,7 +13,7 @@ mod token;
 pub use self::{
     config::Config,
     readiness::{Readiness, State},
-    token::TokenError,
+    token::{TokenError, read_token},
 };
 pub(crate) use self::{
     listener::AdminListener,

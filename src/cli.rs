@@ -13,7 +13,9 @@ mod completion;
 mod config_command;
 mod config_diff;
 mod config_show;
+mod connection;
 mod control;
+mod control_place;
 mod events;
 mod explain_command;
 mod fd_limit;
@@ -39,7 +41,6 @@ mod transfer;
 mod upstream_command;
 mod user;
 mod version;
-mod visible;
 mod warm_command;
 
 use std::{
@@ -54,6 +55,7 @@ use clap_complete::Shell;
 use forebay::{
     app,
     config::{self, Loaded, Overrides, Variables},
+    visible::printable,
 };
 use tracing_subscriber::{EnvFilter, fmt::format::JsonFields};
 
@@ -81,11 +83,9 @@ FOREBAY_SERVER__LISTEN and the like set keys of the file: docs/configuration.md"
 #[command(version, after_help = AFTER_HELP)]
 struct Arguments {
     /// How logs are written [default: text on a terminal, json elsewhere]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    // Behind the flags of each command.
+    #[arg(long, global = true, value_name = "FORMAT", display_order = 900)]
     log_format: Option<LogFormat>,
-    /// The control socket of the running forebay [default: the first place where one listens]
-    #[arg(long, global = true, value_name = "PATH")]
-    control: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -227,15 +227,15 @@ pub(crate) fn run() -> ExitCode {
     let outcome = log_to_stderr(arguments.log_format).and_then(|flush| {
         let outcome = match arguments.command {
             Command::Serve(config) => serve::run(&config, inherited),
-            Command::Config { command } => command.run(arguments.control),
-            Command::Cache { command } => command.run(arguments.control.as_deref()),
-            Command::Check(check) => check.run(arguments.control),
-            Command::Status(status) => status.run(arguments.control.as_deref()),
-            Command::Explain(explain) => explain.run(arguments.control.as_deref()),
-            Command::Top(top) => top.run(arguments.control.as_deref()),
-            Command::Log(log) => log.run(arguments.control.as_deref()),
-            Command::Upstream { command } => command.run(arguments.control.as_deref()),
-            Command::Warm(warm) => warm.run(arguments.control.as_deref()),
+            Command::Config { command } => command.run(),
+            Command::Cache { command } => command.run(),
+            Command::Check(check) => check.run(),
+            Command::Status(status) => status.run(),
+            Command::Explain(explain) => explain.run(),
+            Command::Top(top) => top.run(),
+            Command::Log(log) => log.run(),
+            Command::Upstream { command } => command.run(),
+            Command::Warm(warm) => warm.run(),
             Command::User { command } => command.run(),
             Command::Version { json } => version::run(json),
             Command::Completion { shell } => completion::run(shell, Arguments::command()),
@@ -254,7 +254,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn refuse(error: &anyhow::Error, code: u8) -> ExitCode {
     // A configuration may have several mistakes, a line each.
-    let lines: String = format!("{error:#}").lines().map(|line| format!("forebay: {line}\n")).collect();
+    let lines: String = format!("{error:#}").lines().map(|line| format!("forebay: {}\n", printable(line))).collect();
     // If standard error is closed, the exit code still tells.
     let _ = io::Write::write_all(&mut io::stderr(), lines.as_bytes());
     ExitCode::from(code)
@@ -269,7 +269,10 @@ fn log_to_stderr(format: Option<LogFormat>) -> Result<log_writer::Flush, Failure
     let terminal = io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let (lines, flush) = log_writer::LogWriter::to(io::stderr());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).with_ansi(terminal);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(lines)
+        .with_ansi(output::has_colours(&io::stderr()));
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.event_format(log_lines::LogLines::default()).fmt_fields(JsonFields::new()).init(),

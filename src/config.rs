@@ -9,7 +9,7 @@
 //! [`transport::Config`], and that has the defaults. A new key is a field of its section's struct. Beside the sections:
 //! `file` and `variables` (what is read), `node` (values with their places), `syntax` (text that is no TOML), `typed`,
 //! `wanted` and `unknown_key` (values to sections), `schema` (which keys exist), `document` (keys to places), `origins`,
-//! `error`, and small tools: `address`, `authority`, `paths`, `printable`, `suggest`, `units`, `well_known` (registries that
+//! `error`, `control_settings` (for the commands that ask the running forebay), and small tools: `address`, `authority`, `paths`, `printable`, `suggest`, `units`, `well_known` (registries that
 //! need no URL).
 //! See docs/decisions/0023-one-tree-for-configuration.md.
 
@@ -19,6 +19,7 @@ mod admin;
 mod authority;
 mod byte_rate;
 mod cache;
+mod control_settings;
 mod document;
 mod download;
 mod error;
@@ -66,6 +67,7 @@ use schema::Schema;
 pub use self::{
     access::UserSettings,
     address::parse_address,
+    control_settings::{ControlSettings, load_control_settings},
     error::{Error, Key, Mistake, Place, Position},
     file::default_file,
     origins::Origins,

@@ -38,6 +38,23 @@ pub enum TokenError {
     NotText(PathBuf),
 }
 
+/// The token of a file. Blocks.
+///
+/// # Errors
+/// The file cannot be read, or has no token.
+pub fn read_token(path: &Path) -> Result<String, TokenError> {
+    let failed = |source| TokenError::Read { path: path.to_owned(), source };
+    let mut text = small_file::read_text(path, MAX_FILE).map_err(failed)?;
+    text.truncate(text.trim_end_matches(['\n', '\r']).len());
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(TokenError::NotText(path.to_owned()));
+    }
+    if text.len() < MIN_LEN {
+        return Err(TokenError::Short(path.to_owned()));
+    }
+    Ok(text)
+}
+
 /// A token file that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenFile {
@@ -52,16 +69,7 @@ impl TokenFile {
     /// # Errors
     /// It cannot be read, or has no token.
     pub(crate) fn load(path: &Path) -> Result<Self, TokenError> {
-        let failed = |source| TokenError::Read { path: path.to_owned(), source };
-        let text = small_file::read_text(path, MAX_FILE).map_err(failed)?;
-        let token = text.trim_end_matches(['\n', '\r']);
-        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(TokenError::NotText(path.to_owned()));
-        }
-        if token.len() < MIN_LEN {
-            return Err(TokenError::Short(path.to_owned()));
-        }
-        Ok(Self { path: path.to_owned(), hash: Sha256::digest(token).into() })
+        Ok(Self { path: path.to_owned(), hash: Sha256::digest(read_token(path)?).into() })
     }
 }
 

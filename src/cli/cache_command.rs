@@ -11,19 +11,22 @@ mod rm;
 mod show;
 mod verify;
 
-use std::{
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{cmp::Reverse, time::SystemTime};
 
 use clap::{Subcommand, ValueEnum};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Failure, control, output::print, running::RunningArguments, text};
+use super::{
+    Failure, control,
+    output::{print, print_json},
+    running::{Places, RunningArguments},
+};
 
-/// How many images are asked for at a time.
-const PAGE: usize = 500;
+/// How many images are asked for at a time: as many as a page may have.
+const PAGE: usize = 1000;
+/// How many pages are read: of more images than a forebay remembers.
+const MAX_PAGES: usize = 1000;
 /// What stands in a path or a query as it is.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b':').remove(b'.').remove(b'-').remove(b'_');
 
@@ -33,7 +36,7 @@ pub(super) enum CacheCommand {
     Ls {
         /// Only these, such as node:* or ghcr.io/*: the whole name, where * is any run of characters
         pattern: Option<String>,
-        /// By what the images are sorted, the largest value first
+        /// By what the images are sorted: the largest value first, and names as in a dictionary
         #[arg(long, value_enum, default_value = "used")]
         sort: Sort,
         /// How many images at most
@@ -116,14 +119,14 @@ pub(super) enum Sort {
     Size,
     /// The number of pulls
     Pulls,
+    /// The name
+    Name,
 }
 
 impl CacheCommand {
-    /// `control`: what `--control` says.
-    ///
     /// # Errors
     /// No forebay answers, or it refuses.
-    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let running = match self {
             Self::Ls { running, .. }
             | Self::Show { running, .. }
@@ -136,14 +139,14 @@ impl CacheCommand {
             Self::Export(export) => &export.running,
             Self::Import(import) => &import.running,
         };
-        let places = running.places(control)?;
+        let places = running.places()?;
         let (document, text): (Value, fn(&Value, SystemTime) -> String) = match self {
             Self::Pin { patterns, duration, .. } if !patterns.is_empty() => {
                 return pin::pin(&places, patterns, duration.as_deref(), running.json);
             }
             Self::Unpin { patterns, .. } => return pin::unpin(&places, patterns, running.json),
             Self::Rm { patterns, yes, dry_run, .. } => {
-                let (places, is_json) = (&places[..], running.json);
+                let (places, is_json) = (&places, running.json);
                 return rm::Removal { places, patterns, is_yes: *yes, is_dry: *dry_run, is_json }.run();
             }
             Self::Refresh { patterns, .. } => return refresh::refresh(&places, patterns, running.json),
@@ -156,44 +159,71 @@ impl CacheCommand {
             Self::Import(import) => return import.run(&places),
         };
         match running.json {
-            true => print(&format!("{document}\n")),
+            true => print_json(&document),
             false => print(&text(&document, SystemTime::now())),
         }
     }
 }
 
-/// All pages of images as one.
-fn images(places: &[PathBuf], pattern: Option<&str>, sort: Sort, limit: Option<u32>) -> Result<Value, Failure> {
+/// The images in their order: those of one page, or all.
+fn images(places: &Places, pattern: Option<&str>, sort: Sort, limit: Option<u32>) -> Result<Value, Failure> {
+    let limit = limit.map_or(usize::MAX, |limit| limit as usize);
+    if limit <= PAGE {
+        return page(places, pattern, sort, limit, None);
+    }
+    // By name: an image that is used meanwhile is on another page by its use.
+    let mut all = page(places, pattern, Sort::Name, PAGE, None)?;
+    let mut images = taken(&mut all);
+    for _ in 1..MAX_PAGES {
+        let Some(after) = all["next"].as_str().map(str::to_owned) else { break };
+        let mut more = page(places, pattern, Sort::Name, PAGE, Some(&after))?;
+        images.append(&mut taken(&mut more));
+        all = more;
+    }
+    order(&mut images, sort);
+    images.truncate(limit);
+    all["images"] = images.into();
+    all["next"] = Value::Null;
+    Ok(all)
+}
+
+/// A page of images.
+fn page(
+    places: &Places,
+    pattern: Option<&str>,
+    sort: Sort,
+    limit: usize,
+    after: Option<&str>,
+) -> Result<Value, Failure> {
     let sort = match sort {
         Sort::Used => "used",
         Sort::Size => "size",
         Sort::Pulls => "pulls",
+        Sort::Name => "name",
     };
-    let mut left = limit.map_or(usize::MAX, |limit| limit as usize);
-    let mut all = Value::Null;
-    let mut after: Option<String> = None;
-    while left > 0 {
-        let mut path = format!("images?sort={sort}&limit={}", left.min(PAGE));
-        for (name, value) in [("match", pattern), ("after", after.as_deref())] {
-            path.extend(value.map(|value| format!("&{name}={}", escaped(value))));
-        }
-        let mut page = get(places, &path)?;
-        after = page["next"].as_str().map(str::to_owned);
-        let images = page["images"].as_array_mut().map(std::mem::take).unwrap_or_default();
-        left = if after.is_none() || images.is_empty() { 0 } else { left.saturating_sub(images.len()) };
-        if all.is_null() {
-            all = page;
-        } else {
-            all["next"] = page["next"].take();
-        }
-        if let Some(known) = all["images"].as_array_mut() {
-            known.extend(images);
-        }
+    let mut path = format!("images?sort={sort}&limit={limit}");
+    for (name, value) in [("match", pattern), ("after", after)] {
+        path.extend(value.map(|value| format!("&{name}={}", escaped(value))));
     }
-    Ok(all)
+    get(places, &path)
 }
 
-fn get(places: &[PathBuf], path: &str) -> Result<Value, Failure> {
+fn taken(page: &mut Value) -> Vec<Value> {
+    page["images"].as_array_mut().map(std::mem::take).unwrap_or_default()
+}
+
+/// Sorts images, which are in the order of their names.
+fn order(images: &mut [Value], sort: Sort) {
+    match sort {
+        // Times of RFC 3339 in the same form and zone are in the order of their texts.
+        Sort::Used => images.sort_by(|one, other| other["last_use"].as_str().cmp(&one["last_use"].as_str())),
+        Sort::Size => images.sort_by_key(|image| Reverse(image["size"].as_u64())),
+        Sort::Pulls => images.sort_by_key(|image| Reverse(image["pulls"].as_u64())),
+        Sort::Name => {}
+    }
+}
+
+fn get(places: &Places, path: &str) -> Result<Value, Failure> {
     Ok(control::get(places, &format!("/api/v1/{path}"))?)
 }
 
@@ -209,12 +239,28 @@ fn reading(document: &Value) -> &'static str {
     }
 }
 
-/// A number of bytes; empty if there is none.
-fn size(bytes: &Value) -> String {
-    bytes.as_u64().map(text::bytes).unwrap_or_default()
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-/// How long ago a time was; empty if there is none.
-fn age(time: &Value, now: SystemTime) -> String {
-    if time.is_null() { String::new() } else { text::age(time, now) }
+    use super::*;
+
+    #[test]
+    fn images_of_all_pages_are_sorted_as_those_of_one() {
+        let image = |name: &str, last_use: Value, size: Value, pulls: u64| json!({ "name": name, "last_use": last_use, "size": size, "pulls": pulls });
+        let images = [
+            image("a", Value::Null, 7.into(), 2),
+            image("b", "2026-11-30T07:59:57Z".into(), Value::Null, 9),
+            image("c", "2026-11-30T08:00:00Z".into(), 10.into(), 2),
+            image("d", Value::Null, 7.into(), 2),
+        ];
+        for (sort, expected) in
+            [(Sort::Used, "cbad"), (Sort::Size, "cadb"), (Sort::Pulls, "bacd"), (Sort::Name, "abcd")]
+        {
+            let mut images = images.to_vec();
+            order(&mut images, sort);
+            let names: String = images.iter().filter_map(|image| image["name"].as_str()).collect();
+            assert_eq!(names, expected, "{sort:?}");
+        }
+    }
 }

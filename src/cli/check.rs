@@ -1,9 +1,6 @@
 //! `forebay config check`: whether the configuration is valid, what of it cannot work, and whether the upstreams respond.
 
-use std::{
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use forebay::{
@@ -13,6 +10,7 @@ use forebay::{
     },
     config::{self, Key, Loaded, Mistake, show::place_to_json},
     upstream::{self, ErrorKind, Upstream},
+    visible::printable,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -20,6 +18,8 @@ use tokio::runtime::Runtime;
 use super::{
     ConfigArguments, Failure,
     control::{self, ControlError},
+    output::{print, print_json, remark},
+    running::Places,
 };
 
 /// What the command line asks of a check.
@@ -55,7 +55,8 @@ pub(super) fn run(arguments: &ConfigArguments, options: &Options) -> Result<(), 
     let mut report = Report::default();
     let checked = check(arguments, options, &mut report);
     if options.json {
-        say(&report.to_json(checked.as_ref().err()).to_string());
+        let printed = print_json(&report.to_json(checked.as_ref().err()));
+        return checked.and(printed);
     }
     checked
 }
@@ -66,7 +67,7 @@ fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) ->
     let app::Checked { upstreams, errors } = app::check(&loaded.config);
     report.upstreams = upstreams.len();
     report.errors.extend(errors.iter().map(|error| error.mistake(&loaded)));
-    report.check_authorities(&upstreams, &loaded, options);
+    report.check_authorities(&upstreams, &loaded, options)?;
     if let Some(error) = config::Error::of(report.errors.clone()) {
         let has_flaws = report.errors.len() > errors.len();
         let is_configuration = has_flaws || errors.iter().any(app::Error::is_configuration);
@@ -74,10 +75,10 @@ fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) ->
     }
     report.look(&loaded, options);
     if !options.json {
-        report.say();
+        report.say()?;
     }
     if options.online {
-        report.online = ping(upstreams, options.json).map_err(Failure::Failed)?;
+        report.online = ping(upstreams, options.json)?;
         let failed = report.online.iter().filter(|(_, problem)| problem.is_some()).count();
         if failed > 0 {
             let total = report.online.len();
@@ -95,13 +96,13 @@ fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) ->
 
 impl Report {
     /// Tells which certificates of `ca` cannot be used.
-    fn check_authorities(&mut self, upstreams: &[Upstream], loaded: &Loaded, options: &Options) {
-        let flaws = upstreams
+    fn check_authorities(&mut self, upstreams: &[Upstream], loaded: &Loaded, options: &Options) -> Result<(), Failure> {
+        let mut flaws = upstreams
             .iter()
             .flat_map(|upstream| upstream.ca_flaws().texts.iter().map(|flaw| format!("{}: {flaw}", upstream.name())));
         match options.json {
             true => self.notes.extend(flaws),
-            false => flaws.for_each(|flaw| say(&flaw)),
+            false => flaws.try_for_each(|flaw| say(&flaw))?,
         }
         for upstream in upstreams.iter().filter(|upstream| upstream.ca_flaws().all) {
             let index = loaded.config.upstreams.iter().position(|config| config.name == *upstream.name());
@@ -109,11 +110,13 @@ impl Report {
             let problem = "no certificate of the file can be used";
             self.errors.extend(key.map(|key| loaded.origins.mistake(&key, problem)));
         }
+        Ok(())
     }
 
     /// Looks for what cannot work.
     fn look(&mut self, loaded: &Loaded, options: &Options) {
-        let ports = match control::configuration(&control::places(&loaded.config, options.control.as_deref())) {
+        let named = options.control.clone().map(|path| Places::Sockets(vec![path]));
+        let ports = match control::configuration(&named.unwrap_or_else(|| Places::of_config(&loaded.config))) {
             Ok(running) => bound(&running),
             Err(error @ ControlError::Denied(_)) => {
                 self.notes.push(format!("{error}; so a port that its forebay has counts as another program's"));
@@ -133,19 +136,19 @@ impl Report {
         self.file.as_deref().map_or_else(|| "the built-in configuration".into(), Path::to_string_lossy).into_owned()
     }
 
-    fn say(&self) {
+    fn say(&self) -> Result<(), Failure> {
         let plural = |count: usize| if count == 1 { "" } else { "s" };
         for warning in &self.warnings {
             // Results go to standard output; the count of warnings is among them.
-            let _ = writeln!(io::stderr(), "warning: {warning}");
+            remark(&format!("warning: {warning}"));
         }
-        self.notes.iter().for_each(|note| say(note));
+        self.notes.iter().try_for_each(|note| say(note))?;
         let (upstreams, warnings) = (self.upstreams, self.warnings.len());
         let mut line = format!("{}: ok, {upstreams} upstream{}", self.name(), plural(upstreams));
         if warnings > 0 {
             line += &format!(", {warnings} warning{}", plural(warnings));
         }
-        say(&line);
+        say(&line)
     }
 
     fn to_json(&self, failure: Option<&Failure>) -> Value {
@@ -175,8 +178,9 @@ fn bound(running: &Value) -> Ports {
 }
 
 /// Pings all upstreams concurrently, and tells the results in the file's order.
-fn ping(upstreams: Vec<Upstream>, as_json: bool) -> anyhow::Result<Vec<(String, Option<String>)>> {
-    Runtime::new().context("cannot start the runtime")?.block_on(async {
+fn ping(upstreams: Vec<Upstream>, as_json: bool) -> Result<Vec<(String, Option<String>)>, Failure> {
+    let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
+    runtime.block_on(async {
         let pings: Vec<_> = upstreams
             .into_iter()
             .map(|upstream| {
@@ -195,7 +199,7 @@ fn ping(upstreams: Vec<Upstream>, as_json: bool) -> anyhow::Result<Vec<(String, 
                 Err(error) => (format!("{name}: failed: {error:#}"), Some(format!("{error:#}"))),
             };
             if !as_json {
-                say(&line);
+                say(&line)?;
             }
             results.push((name, problem));
         }
@@ -208,7 +212,6 @@ fn is_refusal(error: &anyhow::Error) -> bool {
     error.downcast_ref::<upstream::Error>().is_some_and(|error| error.kind == ErrorKind::Unauthorized)
 }
 
-/// A closed pipe (`forebay check | head -1`) is no failure of the check.
-fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+fn say(line: &str) -> Result<(), Failure> {
+    print(&format!("{}\n", printable(line)))
 }

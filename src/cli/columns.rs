@@ -1,4 +1,6 @@
-//! Tables in text: aligned columns, without lines, as people and scripts read them.
+//! Tables in text: aligned columns without lines, for people. Programs read `--json`: a cell may have blanks.
+
+use forebay::visible::printable;
 
 /// Rows under a head, each cell as wide as its column.
 #[derive(Debug)]
@@ -14,9 +16,9 @@ impl Columns {
         Self { rows: vec![head.map(str::to_owned).into()] }
     }
 
-    /// Adds a row. An empty cell is a dash, so that each row has as many words as the head.
+    /// Adds a row.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { cell }).collect());
+        self.rows.push(cells.map(shown).into());
     }
 }
 
@@ -28,13 +30,24 @@ impl std::fmt::Display for Columns {
             cells.map(|cell| cell.chars().count()).max()
         };
         let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-        for row in &self.rows {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-            let line = cells.collect::<Vec<_>>().join(&" ".repeat(GAP));
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        self.rows.iter().try_for_each(|row| writeln!(f, "{}", padded(row, &widths)))
     }
+}
+
+/// A row by itself, of a table whose other rows are not known yet: its cells have at least these widths.
+pub(super) fn row<const N: usize>(cells: [String; N], widths: &[usize]) -> String {
+    padded(&cells.map(shown), widths)
+}
+
+/// The cell without what could command a terminal; a dash shows that it is empty.
+fn shown(cell: String) -> String {
+    if cell.is_empty() { "-".to_owned() } else { printable(&cell) }
+}
+
+fn padded(cells: &[String], widths: &[usize]) -> String {
+    let widths = widths.iter().copied().chain(std::iter::repeat(0));
+    let cells: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+    cells.join(&" ".repeat(GAP)).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -48,5 +61,18 @@ mod tests {
         columns.row(["é".into(), String::new()]);
         assert_eq!(columns.to_string(), "UPSTREAM   STATE\ndocker.io  ok\né          -\n");
         assert_eq!(Columns::new(["A"]).to_string(), "A\n");
+    }
+
+    #[test]
+    fn a_row_by_itself_has_the_widths_that_are_given() {
+        assert_eq!(row(["a".into(), String::new(), "long".into()], &[3, 2]), "a    -   long");
+        assert_eq!(row(["a".into(), String::new()], &[3]), "a    -");
+    }
+
+    #[test]
+    fn a_cell_cannot_command_the_terminal() {
+        let mut columns = Columns::new(["A", "B"]);
+        columns.row(["\u{1b}[2J\n".into(), "\u{202e}x".into()]);
+        assert_eq!(columns.to_string(), "A      B\n?[2J?  ?x\n");
     }
 }

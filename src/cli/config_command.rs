@@ -1,13 +1,10 @@
 //! `forebay config …`: the commands about the configuration, and their flags.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 
-use super::{ConfigArguments, Failure, check, config_diff, config_show};
+use super::{ConfigArguments, Failure, check, config_diff, config_show, output::print, running::ControlArguments};
 
 /// Every key with its default and a comment: the file that the documents describe.
 const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -31,6 +28,8 @@ pub(super) enum ConfigCommand {
     Diff {
         #[command(flatten)]
         config: ConfigArguments,
+        #[command(flatten)]
+        control: ControlArguments,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -50,30 +49,28 @@ pub(super) struct CheckArguments {
     /// Exit with 1 if there are warnings
     #[arg(long)]
     strict: bool,
+    /// The control socket of the forebay whose ports are no other program's [default: as the configuration says]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    control: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
 impl ConfigCommand {
-    /// `control`: what `--control` says.
-    pub(super) fn run(self, control: Option<PathBuf>) -> Result<(), Failure> {
+    pub(super) fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Check(arguments) => arguments.run(control),
+            Self::Check(arguments) => arguments.run(),
             Self::Show { config, origin, json } => config_show::run(&config, origin, json),
-            Self::Diff { config, json } => config_diff::run(&config, control.as_deref(), json),
-            Self::Example => {
-                // A closed pipe is no failure.
-                let _ = io::stdout().write_all(EXAMPLE.as_bytes());
-                Ok(())
-            }
+            Self::Diff { config, control, json } => config_diff::run(&config, &control, json),
+            Self::Example => print(EXAMPLE),
         }
     }
 }
 
 impl CheckArguments {
-    pub(super) fn run(self, control: Option<PathBuf>) -> Result<(), Failure> {
-        let Self { config, online, strict, json } = self;
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { config, online, strict, control, json } = self;
         check::run(&config, &check::Options { strict, online, json, control })
     }
 }

@@ -4,11 +4,7 @@
 //! sets do not count, nor those that have their defaults in both: some defaults depend on the user. Nor does a number that the
 //! limit of open files has lowered, if the file still says a larger one.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write as _},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use forebay::{
     app,
@@ -16,7 +12,11 @@ use forebay::{
 };
 use serde_json::{Value, json};
 
-use super::{ConfigArguments, Failure, control};
+use super::{
+    ConfigArguments, Failure, control,
+    output::{print, print_json},
+    running::{ControlArguments, Places},
+};
 
 /// A key that differs.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,9 +37,9 @@ type Values = BTreeMap<String, (String, Value)>;
 ///
 /// # Errors
 /// Something differs; no forebay runs; or the file has mistakes.
-pub(super) fn run(arguments: &ConfigArguments, control_flag: Option<&Path>, as_json: bool) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ConfigArguments, flags: &ControlArguments, as_json: bool) -> Result<(), Failure> {
     let own = arguments.load()?;
-    let places = control::places(&own.config, control_flag);
+    let places = flags.places()?.unwrap_or_else(|| Places::of_config(&own.config));
     let running = control::configuration(&places).map_err(|error| Failure::Failed(error.into()))?;
     // Without a file at its start, forebay looks at each reload whether there is one.
     let path = arguments.config.clone().or_else(|| running["file"].as_str().map(Into::into)).or(own.file);
@@ -49,8 +49,10 @@ pub(super) fn run(arguments: &ConfigArguments, control_flag: Option<&Path>, as_j
     };
     let found = differences(&running, &file);
     let name = path.as_deref().map_or_else(|| "the defaults".into(), Path::to_string_lossy);
-    let text = if as_json { to_json(&name, &found, &file) } else { to_text(&name, &found, &file) };
-    let _ = io::stdout().write_all(text.as_bytes());
+    match as_json {
+        true => print_json(&to_json(&name, &found, &file))?,
+        false => print(&to_text(&name, &found, &file))?,
+    }
     match found.len() {
         0 => Ok(()),
         1 => Err(Failure::Failed(anyhow::anyhow!("1 key differs"))),
@@ -138,7 +140,7 @@ fn to_text(name: &str, found: &[Difference], file: &Loaded) -> String {
     text
 }
 
-fn to_json(name: &str, found: &[Difference], file: &Loaded) -> String {
+fn to_json(name: &str, found: &[Difference], file: &Loaded) -> Value {
     let each = |difference: &Difference| {
         json!({
             "key": difference.key,
@@ -148,7 +150,7 @@ fn to_json(name: &str, found: &[Difference], file: &Loaded) -> String {
             "taken": if difference.needs_restart { "start" } else { "reload" },
         })
     };
-    format!("{}\n", json!({ "file": name, "differences": found.iter().map(each).collect::<Vec<_>>() }))
+    json!({ "file": name, "differences": found.iter().map(each).collect::<Vec<_>>() })
 }
 
 #[cfg(test)]

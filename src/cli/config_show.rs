@@ -1,18 +1,19 @@
 //! `forebay config show`: the effective configuration, as a file or as JSON.
 
-use std::io::{self, Write as _};
-
 use forebay::config::{Key, Place, show};
 use serde_json::json;
 
-use super::{ConfigArguments, Failure};
+use super::{
+    ConfigArguments, Failure,
+    output::{print, print_json},
+};
 
 /// Prints what the file, the environment and the flags come to.
 pub(super) fn run(arguments: &ConfigArguments, origin: bool, as_json: bool) -> Result<(), Failure> {
     let loaded = arguments.load()?;
     let settings = show::settings(&loaded.config);
     let place: &dyn Fn(&Key) -> Place = &|key| loaded.origins.of(key);
-    let text = if as_json {
+    if as_json {
         let origins: serde_json::Map<_, _> = settings
             .iter()
             .map(|setting| (setting.key().as_str().to_owned(), show::place_to_json(&place(&setting.key()))))
@@ -21,11 +22,8 @@ pub(super) fn run(arguments: &ConfigArguments, origin: bool, as_json: bool) -> R
             true => json!({ "config": show::to_json(&settings), "origins": origins }),
             false => json!({ "config": show::to_json(&settings) }),
         };
-        format!("{document}\n")
+        print_json(&document)
     } else {
-        show::to_toml(&settings, origin.then_some(place))
-    };
-    // A closed pipe (`forebay config show | head -1`) is no failure.
-    let _ = io::stdout().write_all(text.as_bytes());
-    Ok(())
+        print(&show::to_toml(&settings, origin.then_some(place)))
+    }
 }

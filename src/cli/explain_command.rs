@@ -1,17 +1,17 @@
 //! `forebay explain REF`: how a pull of an image would go, step by step.
 
-use std::{iter, path::Path};
+use std::{iter, ops::ControlFlow};
 
 use clap::Args;
+use forebay::visible::printable;
 use serde_json::{Value, json};
 
 use super::{
     Failure, control,
-    output::print,
-    request_rows::{brief, printable},
+    output::{json_line, print_more},
+    request_rows::brief,
     running::RunningArguments,
     text,
-    visible::push_visible,
 };
 
 #[derive(Debug, Args)]
@@ -26,19 +26,21 @@ pub(super) struct ExplainArguments {
 impl ExplainArguments {
     /// # Errors
     /// No forebay answers, the name is no image's, or a pull of it would fail.
-    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
-        let (mut printed, mut ended) = (Ok(()), None);
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let (mut printed, mut ended) = (ControlFlow::Continue(()), None);
         let question = json!({ "image": self.image });
-        control::post(&self.running.places(control)?, "/api/v1/explain", Some(&question), |event| {
-            let line = if self.running.json { visible(&event.data) } else { line(&event.data) };
-            if printed.is_ok() {
-                printed = print(&format!("{line}\n"));
+        control::post(&self.running.places()?, "/api/v1/explain", Some(&question), |event| {
+            let line = if self.running.json { json_line(&event.data) } else { line(&event.data) + "\n" };
+            if printed.is_continue() {
+                printed = print_more(&line);
             }
             if event.name == "done" {
                 ended = Some(event.data["pull"] == "fails");
             }
         })?;
-        printed?;
+        if let ControlFlow::Break(result) = printed {
+            result?;
+        }
         match ended {
             Some(false) => Ok(()),
             Some(true) => Err(Failure::Failed(anyhow::anyhow!("a pull of {} would fail", self.image))),
@@ -47,18 +49,12 @@ impl ExplainArguments {
     }
 }
 
-fn visible(data: &Value) -> String {
-    let mut line = String::new();
-    push_visible(&mut line, &data.to_string());
-    line
-}
-
 /// A step, or the end, for a person; without what certificates and upstreams could command a terminal.
 fn line(data: &Value) -> String {
     if data["step"] == "requests" {
         return requests(data);
     }
-    printable(&step(data), usize::MAX)
+    printable(&step(data))
 }
 
 fn step(data: &Value) -> String {

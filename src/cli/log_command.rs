@@ -1,6 +1,6 @@
 //! `forebay log`: the latest pulls and pushes, what became of them, and what happens now.
 
-use std::{ops::ControlFlow, path::Path, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 
 use clap::Args;
 use forebay::{peer::Network, request_id::RequestId};
@@ -10,29 +10,25 @@ use url::form_urlencoded::Serializer;
 use super::{
     Failure, control,
     events::Event,
-    output::{print, print_to_reader},
-    request_rows::{Colours, followed_head, followed_line, pulls_table, requests_table},
-    running::RunningArguments,
-    visible::push_visible,
+    output::{json_line, print, print_json, print_more},
+    request_rows::{Style, followed_head, followed_line, pulls_table, requests_table},
+    running::{Places, RunningArguments},
 };
 
 /// More than a history has.
 const ALL: usize = 10_000;
 
-/// Why nothing more is printed: the reader has left, or standard output cannot be written.
-type Printed = Result<(), Failure>;
-
 #[derive(Debug, Args)]
 pub(super) struct LogArguments {
     /// A request or a pull, by its X-Request-Id: print all requests of the pull
-    #[arg(value_name = "ID", conflicts_with_all = ["errors", "slower", "image", "client", "limit", "follow"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["errors", "slow", "image", "client", "limit", "follow"])]
     id: Option<RequestId>,
     /// Only what failed
     #[arg(long)]
     errors: bool,
     /// Only what took so long, such as "5s"
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    slower: Option<Duration>,
+    #[arg(long, alias = "slower", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    slow: Option<Duration>,
     /// Only these images: a name as for docker, or a pattern with "*"
     #[arg(long, value_name = "PATTERN")]
     image: Option<String>,
@@ -52,72 +48,67 @@ pub(super) struct LogArguments {
 impl LogArguments {
     /// # Errors
     /// No forebay answers, or it knows no such id.
-    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
-        let places = self.running.places(control)?;
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let places = self.running.places()?;
         if self.follow {
-            return self.follow(|path, each| Ok(control::follow(&places, path, each)?));
+            return self.print_events(&places);
         }
         let get = |path: &str| Ok::<_, Failure>(control::get(&places, path)?);
         match self.id {
-            Some(id) => self.open(id, get),
-            None => self.list(&get(&self.path("pulls", Some(self.limit)))?),
+            Some(id) => self.print_pull(id, get),
+            None => self.print_latest(&get(&self.path("pulls", Some(self.limit)))?),
         }
     }
 
-    /// The latest pulls, the newest last.
-    fn list(&self, document: &Value) -> Result<(), Failure> {
+    /// The latest pulls, for a person the newest last.
+    fn print_latest(&self, document: &Value) -> Result<(), Failure> {
+        if self.running.json {
+            return print_json(document);
+        }
         let mut pulls: Vec<&Value> = document["pulls"].as_array().into_iter().flatten().collect();
         pulls.reverse();
-        match self.running.json {
-            true => print(&lines(&pulls)),
-            false => print(&pulls_table(&pulls, Colours::of_stdout())),
-        }
+        print(&pulls_table(&pulls, Style::of_stdout()))
     }
 
-    /// The requests of one pull, in their order.
-    fn open(&self, id: RequestId, get: impl Fn(&str) -> Result<Value, Failure>) -> Result<(), Failure> {
+    /// The requests of one pull, for a person in their order.
+    fn print_pull(&self, id: RequestId, get: impl Fn(&str) -> Result<Value, Failure>) -> Result<(), Failure> {
         let pulls = get(&format!("/api/v1/pulls?id={id}&limit=1"))?;
         let pull = &pulls["pulls"][0];
         // That of a single request which belongs to no pull is its own.
         let of_pull = pull["id"].as_str().map_or_else(|| id.to_string(), str::to_owned);
         let document = get(&format!("/api/v1/requests?id={of_pull}&limit={ALL}"))?;
         let mut requests: Vec<&Value> = document["requests"].as_array().into_iter().flatten().collect();
-        requests.reverse();
         if requests.is_empty() {
             return Err(Failure::Failed(anyhow::anyhow!(
                 "forebay knows no request {id}: it remembers the latest {ALL} since its start; older ones are in its log"
             )));
         }
         if self.running.json {
-            return print(&lines(&requests));
+            return print_json(&document);
         }
-        let colours = Colours::of_stdout();
-        let head = if pull.is_null() { String::new() } else { pulls_table(&[pull], colours) + "\n" };
-        print(&(head + &requests_table(&requests, colours)))
+        requests.reverse();
+        let style = Style::of_stdout();
+        let head = if pull.is_null() { String::new() } else { pulls_table(&[pull], style) + "\n" };
+        print(&(head + &requests_table(&requests, style)))
     }
 
-    fn follow(
-        &self,
-        follow: impl FnOnce(&str, &mut dyn FnMut(Event) -> ControlFlow<Printed>) -> Result<Printed, Failure>,
-    ) -> Result<(), Failure> {
-        let colours = Colours::of_stdout();
-        if !self.running.json {
-            print(&followed_head())?;
+    /// The requests that end from now on, until the reader leaves.
+    fn print_events(&self, places: &Places) -> Result<(), Failure> {
+        if !self.running.json
+            && let ControlFlow::Break(ended) = print_more(&followed_head(Style::of_stdout()))
+        {
+            return ended;
         }
-        let mut each = |event: Event| {
+        let each = |event: Event| {
             let line = match (&*event.name, self.running.json) {
-                ("request", false) => followed_line(&event.data, colours),
-                ("request" | "left_out", true) => line(&event.data),
+                ("request", false) => followed_line(&event.data, Style::of_stdout()),
+                ("request" | "left_out", true) => json_line(&event.data),
                 ("left_out", false) => format!("({} requests left out: too many to print)\n", event.data["events"]),
                 _ => return ControlFlow::Continue(()),
             };
-            match print_to_reader(&line) {
-                Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
-                Ok(ControlFlow::Break(())) => ControlFlow::Break(Ok(())),
-                Err(failure) => ControlFlow::Break(Err(failure)),
-            }
+            print_more(&line)
         };
-        follow(&self.path("events", None), &mut each)?
+        control::follow(places, &self.path("events", None), each)?.unwrap_or(Ok(()))
     }
 
     /// The path of a resource with the flags as its parameters.
@@ -127,7 +118,7 @@ impl LogArguments {
             query.append_pair("errors", "true");
         }
         let parameters = [
-            ("slower", self.slower.map(|slower| humantime::format_duration(slower).to_string())),
+            ("slower", self.slow.map(|slow| humantime::format_duration(slow).to_string())),
             ("image", self.image.clone()),
             ("client", self.client.map(|client| client.to_string())),
             ("limit", limit.map(|limit| limit.to_string())),
@@ -137,17 +128,6 @@ impl LogArguments {
         }
         format!("/api/v1/{resource}?{}", query.finish())
     }
-}
-
-/// Documents, a line each.
-fn lines(documents: &[&Value]) -> String {
-    documents.iter().map(|document| line(document)).collect()
-}
-
-fn line(document: &Value) -> String {
-    let mut line = String::new();
-    push_visible(&mut line, &document.to_string());
-    line + "\n"
 }
 
 #[cfg(test)]
@@ -167,8 +147,9 @@ mod tests {
         for (arguments, expected) in [
             (&["log"][..], "/api/v1/pulls?limit=20"),
             (&["log", "--errors", "--limit", "3"], "/api/v1/pulls?errors=true&limit=3"),
+            (&["log", "--slower", "5s"], "/api/v1/pulls?slower=5s&limit=20"),
             (
-                &["log", "--slower", "90s", "--client", "10.0.0.1"],
+                &["log", "--slow", "90s", "--client", "10.0.0.1"],
                 "/api/v1/pulls?slower=1m+30s&client=10.0.0.1%2F32&limit=20",
             ),
             (&["log", "--image", "ghcr.io/*&x=1"], "/api/v1/pulls?image=ghcr.io%2F*%26x%3D1&limit=20"),
@@ -181,7 +162,7 @@ mod tests {
             &["log", "58fd6720-4", "--errors"],
             &["log", "58fd6720-4", "-f"],
             &["log", "-f", "--limit", "3"],
-            &["log", "--slower", "5"],
+            &["log", "--slow", "5"],
             &["log", "--client", "node1"],
             &["log", "--limit", "0"],
         ] {

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use forebay::request_trace;
+use forebay::{request_trace, visible};
 use serde::Serialize;
 use tracing::{
     Event, Subscriber,
@@ -25,8 +25,6 @@ use tracing_subscriber::{
     },
     registry::{LookupSpan, SpanRef},
 };
-
-use super::visible::push_visible;
 
 /// A buffer that a longer line has enlarged is not kept.
 const MAX_KEPT: usize = 16 * 1024;
@@ -198,7 +196,7 @@ fn push_escaped(line: &mut String, text: &str) {
         line.push_str(text);
     } else if let Ok(quoted) = serde_json::to_string(text) {
         let inner = quoted.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"'));
-        push_visible(line, inner.unwrap_or_default());
+        visible::push_json(line, inner.unwrap_or_default());
     }
 }
 
@@ -211,7 +209,7 @@ mod tests {
     use tracing_subscriber::fmt::{MakeWriter, format::JsonFields};
 
     use super::*;
-    use crate::cli::visible::is_deceptive;
+    use forebay::visible::is_deceptive;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

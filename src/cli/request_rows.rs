@@ -1,15 +1,16 @@
 //! Pulls and requests as rows of text (pure).
 //!
-//! What must hold: what clients and upstreams made up cannot command the terminal.
+//! A person at a terminal sees short times; a file or a program gets whole ones.
 
-use std::{
-    env,
-    io::{self, IsTerminal as _},
-};
+use std::time::SystemTime;
 
+use forebay::visible::{printable, printable_start};
 use serde_json::Value;
 
-use super::{columns::Columns, text, visible::is_deceptive};
+use super::{
+    columns::{self, Columns},
+    output, text,
+};
 
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
@@ -19,62 +20,77 @@ const SHORT_DIGEST: usize = 12;
 const MAX_CELL: usize = 200;
 /// The longest part of a User-Agent, in characters: `containerd/v2.1.4`.
 const MAX_AGENT: usize = 24;
-/// The least widths of the columns of a request that is printed as it ends, but for the last.
-const WIDTHS: [usize; 9] = [24, 30, 13, 40, 11, 6, 10, 7, 12];
-const REQUEST_HEAD: [&str; 10] =
-    ["TIME", "CLIENT", "OPERATION", "IMAGE", "OUTCOME", "STATUS", "SENT", "TOOK", "ID", "FAILURE"];
+/// The longest name of a user, in characters.
+const MAX_USER: usize = 24;
+/// The least widths of the columns behind the time of a request that is printed as it ends, but for the last.
+const WIDTHS: [usize; 8] = [22, 13, 28, 11, 7, 6, 9, 6];
 
-/// Whether failures are red.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colours {
-    Yes,
-    No,
+/// How rows look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    /// Failures are red.
+    pub has_colours: bool,
+    /// The time of the day in place of the whole time, seen from this moment.
+    pub short_times: Option<SystemTime>,
 }
 
-impl Colours {
-    /// Colours are for a terminal whose user did not refuse them (<https://no-color.org>).
+impl Style {
+    /// For standard output as it is now.
     pub(super) fn of_stdout() -> Self {
-        let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if io::stdout().is_terminal() && !is_refused { Self::Yes } else { Self::No }
+        let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+        Self { has_colours: output::has_colours(&std::io::stdout()), short_times: is_terminal.then(SystemTime::now) }
+    }
+
+    /// The head of the column of times. Short ones do not say that they are in UTC.
+    fn time_head(self) -> &'static str {
+        if self.short_times.is_some() { "UTC" } else { "TIME" }
+    }
+
+    fn time(self, time: &Value) -> String {
+        match self.short_times {
+            Some(now) => text::short_time(time, now),
+            None => word(time),
+        }
     }
 
     fn line(self, line: &str, is_failure: bool) -> String {
-        match self {
-            Self::Yes if is_failure => format!("{RED}{line}{PLAIN}\n"),
-            Self::Yes | Self::No => format!("{line}\n"),
+        match self.has_colours && is_failure {
+            true => format!("{RED}{line}{PLAIN}\n"),
+            false => format!("{line}\n"),
         }
     }
 }
 
 /// A table of pulls, a row each.
-pub(super) fn pulls_table(pulls: &[&Value], colours: Colours) -> String {
-    let mut columns = Columns::new(["TIME", "CLIENT", "IMAGE", "OUTCOME", "REQUESTS", "SENT", "TOOK", "ID", "FAILURE"]);
+pub(super) fn pulls_table(pulls: &[&Value], style: Style) -> String {
+    let mut columns =
+        Columns::new([style.time_head(), "CLIENT", "IMAGE", "OUTCOME", "FAILURE", "REQUESTS", "SENT", "TOOK", "ID"]);
     for pull in pulls {
         let outcome = if pull["operation"] == "push" && pull["failure"].is_null() { "operation" } else { "outcome" };
         columns.row([
-            word(&pull["time"]),
+            style.time(&pull["time"]),
             client(pull),
             image(pull),
             word(&pull[outcome]),
+            failure(pull),
             pull["requests"].as_u64().map(|requests| requests.to_string()).unwrap_or_default(),
-            sent(pull),
+            text::size(&pull["sent"]),
             took(pull),
             word(&pull["id"]),
-            failure(pull),
         ]);
     }
-    coloured(&columns, pulls, colours)
+    coloured(&columns, pulls, style)
 }
 
 /// A table of requests, a row each, and the causes of failures below it.
-pub(super) fn requests_table(requests: &[&Value], colours: Colours) -> String {
-    let mut columns = Columns::new(REQUEST_HEAD);
-    requests.iter().for_each(|request| columns.row(cells(request)));
+pub(super) fn requests_table(requests: &[&Value], style: Style) -> String {
+    let mut columns = Columns::new(request_head(style));
+    requests.iter().for_each(|request| columns.row(cells(request, style)));
     let causes = requests.iter().filter_map(|request| {
         let cause = request["cause"].as_str()?;
-        Some(format!("{}: {}\n", word(&request["id"]), printable(cause, usize::MAX)))
+        Some(format!("{}: {}\n", word(&request["id"]), printable(cause)))
     });
-    coloured(&columns, requests, colours) + &causes.collect::<String>()
+    coloured(&columns, requests, style) + &causes.collect::<String>()
 }
 
 /// A request in a few words, and the command that tells more of it.
@@ -92,85 +108,81 @@ pub(super) fn brief(request: &Value) -> String {
 }
 
 /// The heads of columns for requests that are printed as they end.
-pub(super) fn followed_head() -> String {
-    format!("{}\n", padded(&REQUEST_HEAD.map(str::to_owned)))
+pub(super) fn followed_head(style: Style) -> String {
+    format!("{}\n", followed_row(request_head(style).map(str::to_owned), style))
 }
 
 /// A request that has just ended.
-pub(super) fn followed_line(request: &Value, colours: Colours) -> String {
-    colours.line(&padded(&cells(request)), request["error"] == true)
+pub(super) fn followed_line(request: &Value, style: Style) -> String {
+    style.line(&followed_row(cells(request, style), style), request["error"] == true)
 }
 
-fn cells(request: &Value) -> [String; 10] {
+fn followed_row(cells: [String; 10], style: Style) -> String {
+    let time = if style.short_times.is_some() { "08:00:00".len() } else { "2027-01-15T08:00:00.123Z".len() };
+    let widths: Vec<usize> = [time].into_iter().chain(WIDTHS).collect();
+    columns::row(cells, &widths)
+}
+
+fn request_head(style: Style) -> [&'static str; 10] {
+    [style.time_head(), "CLIENT", "OPERATION", "IMAGE", "OUTCOME", "FAILURE", "STATUS", "SENT", "TOOK", "ID"]
+}
+
+fn cells(request: &Value, style: Style) -> [String; 10] {
     [
-        word(&request["time"]),
+        style.time(&request["time"]),
         client(request),
         format!("{} {}", word(&request["method"]), word(&request["operation"])),
         image(request),
         word(&request["outcome"]),
+        failure(request),
         request["status"].to_string(),
-        sent(request),
+        text::size(&request["sent"]),
         took(request),
         word(&request["id"]),
-        failure(request),
     ]
 }
 
-fn padded(cells: &[String; 10]) -> String {
-    let widths = WIDTHS.into_iter().chain([0]);
-    let cells = cells.iter().zip(widths).map(|(cell, width)| {
-        let cell = if cell.is_empty() { "-" } else { cell };
-        format!("{cell:width$}")
-    });
-    cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-}
-
 /// The table, with its failures in red.
-fn coloured(columns: &Columns, entries: &[&Value], colours: Colours) -> String {
+fn coloured(columns: &Columns, entries: &[&Value], style: Style) -> String {
     let is_failure =
         |entry: &&Value| entry["error"] == true || !(entry["failure"].is_null() || entry["error"] == false);
     let failures = std::iter::once(false).chain(entries.iter().map(is_failure));
     let text = columns.to_string();
-    text.lines().zip(failures).map(|(line, is_failure)| colours.line(line, is_failure)).collect()
+    text.lines().zip(failures).map(|(line, is_failure)| style.line(line, is_failure)).collect()
 }
 
-/// The address without its port, and the start of the User-Agent: `10.0.4.31 docker/29.1`.
+/// The user, the address without its port, and the start of the User-Agent: `ann@10.0.4.31 docker/29.1`.
 pub(super) fn client(entry: &Value) -> String {
     let peer = entry["peer"].as_str().unwrap_or_default();
     let address = peer.parse().map_or_else(|_| peer.to_owned(), |peer: std::net::SocketAddr| peer.ip().to_string());
+    let user = entry["user"].as_str().map(|user| printable_start(user, MAX_USER) + "@").unwrap_or_default();
     let agent = entry["user_agent"].as_str().and_then(|agent| agent.split_whitespace().next());
-    match agent {
-        Some(agent) => format!("{} {}", printable(&address, MAX_CELL), printable(agent, MAX_AGENT)),
-        None => printable(&address, MAX_CELL),
-    }
+    let agent = agent.map(|agent| format!(" {}", printable_start(agent, MAX_AGENT))).unwrap_or_default();
+    format!("{user}{}{agent}", printable_start(&address, MAX_CELL))
 }
 
 /// The image with a short digest; else the path.
 fn image(entry: &Value) -> String {
-    let Some(image) = entry["image"].as_str() else {
-        return printable(entry["path"].as_str().unwrap_or_default(), MAX_CELL);
-    };
-    short(image)
+    match entry["image"].as_str() {
+        Some(image) => short(image),
+        None => word(&entry["path"]),
+    }
 }
 
 /// A name with the start of its digest.
 pub(super) fn short(image: &str) -> String {
-    let Some((name, digest)) = image.split_once('@') else { return printable(image, usize::MAX) };
-    let Some((algorithm, hex)) = digest.split_once(':') else { return printable(image, usize::MAX) };
-    printable(&format!("{name}@{algorithm}:{}", hex.get(..SHORT_DIGEST).unwrap_or(hex)), usize::MAX)
+    let Some((name, digest)) = image.split_once('@') else { return printable(image) };
+    let Some((algorithm, hex)) = digest.split_once(':') else { return printable(image) };
+    printable(&format!("{name}@{algorithm}:{}", hex.get(..SHORT_DIGEST).unwrap_or(hex)))
 }
 
 /// Its word, and in brackets why the upstream could not answer.
 fn failure(entry: &Value) -> String {
     match (entry["failure"].as_str(), entry["upstream_cause"].as_str()) {
-        (Some(failure), Some(cause)) => printable(&format!("{failure} ({cause})"), MAX_CELL),
-        (Some(failure), None) => printable(failure, MAX_CELL),
+        (Some(failure), Some(cause)) => printable_start(&format!("{failure} ({cause})"), MAX_CELL),
+        (Some(failure), None) => printable_start(failure, MAX_CELL),
         (None, _) => String::new(),
     }
-}
-
-fn sent(entry: &Value) -> String {
-    entry["sent"].as_u64().map(text::bytes).unwrap_or_default()
 }
 
 fn took(entry: &Value) -> String {
@@ -178,19 +190,24 @@ fn took(entry: &Value) -> String {
 }
 
 fn word(value: &Value) -> String {
-    printable(value.as_str().unwrap_or_default(), MAX_CELL)
-}
-
-/// The text without what could command a terminal, or turn its text around.
-pub(super) fn printable(text: &str, most: usize) -> String {
-    text.chars().take(most).map(|letter| if is_deceptive(letter) { '?' } else { letter }).collect()
+    printable_start(value.as_str().unwrap_or_default(), MAX_CELL)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
+
+    const PIPED: Style = Style { has_colours: false, short_times: None };
+    const RED_LINES: Style = Style { has_colours: true, short_times: None };
+
+    fn terminal() -> Style {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_003_600);
+        Style { has_colours: false, short_times: Some(now) }
+    }
 
     fn pull() -> Value {
         json!({
@@ -226,18 +243,31 @@ mod tests {
                 ("sent", 0.into()),
             ],
         );
-        let (pull, colours) = (pull(), Colours::No);
+        let pull = pull();
         let expected = "\
-TIME                      CLIENT                 IMAGE                                OUTCOME  REQUESTS  SENT       TOOK    ID          FAILURE
-2027-01-15T08:00:00.123Z  10.0.4.31 docker/29.1  docker.io/library/node:22            hit      7         389.0 MiB  2.1 s   58fd6720-4  -
-2027-01-15T08:00:00.123Z  ::1 docker/29.1        docker.io/library/node:22            push     7         389.0 MiB  2.1 s   58fd6720-4  -
-2027-01-15T08:00:00.123Z  10.0.4.31              ghcr.io/org/app@sha256:1f2e1f2e1f2e  error    7         0 B        250 ms  58fd6720-4  upstream_unavailable (dns)
+TIME                      CLIENT                 IMAGE                                OUTCOME  FAILURE                     REQUESTS  SENT       TOOK    ID
+2027-01-15T08:00:00.123Z  10.0.4.31 docker/29.1  docker.io/library/node:22            hit      -                           7         389.0 MiB  2.1 s   58fd6720-4
+2027-01-15T08:00:00.123Z  ::1 docker/29.1        docker.io/library/node:22            push     -                           7         389.0 MiB  2.1 s   58fd6720-4
+2027-01-15T08:00:00.123Z  10.0.4.31              ghcr.io/org/app@sha256:1f2e1f2e1f2e  error    upstream_unavailable (dns)  7         0 B        250 ms  58fd6720-4
 ";
-        assert_eq!(pulls_table(&[&pull, &push, &failed], colours), expected);
-        let red = pulls_table(&[&pull, &failed], Colours::Yes);
+        assert_eq!(pulls_table(&[&pull, &push, &failed], PIPED), expected);
+        let red = pulls_table(&[&pull, &failed], RED_LINES);
         let lines: Vec<&str> = red.lines().collect();
         assert!(!lines[0].contains('\x1b') && !lines[1].contains('\x1b'), "{red}");
         assert!(lines[2].starts_with(RED) && lines[2].ends_with(PLAIN), "{red}");
+    }
+
+    #[test]
+    fn a_person_at_a_terminal_sees_short_times_and_users() {
+        let of_user = with(pull(), &[("user", "ann".into()), ("time", "2027-01-14T23:59:59.999Z".into())]);
+        let expected = "\
+UTC             CLIENT                     IMAGE                      OUTCOME  FAILURE  REQUESTS  SENT       TOOK   ID
+01-14 23:59:59  ann@10.0.4.31 docker/29.1  docker.io/library/node:22  hit      -        7         389.0 MiB  2.1 s  58fd6720-4
+08:00:00        10.0.4.31 docker/29.1      docker.io/library/node:22  hit      -        7         389.0 MiB  2.1 s  58fd6720-4
+";
+        assert_eq!(pulls_table(&[&of_user, &pull()], terminal()), expected);
+        let request = with(pull(), &[("method", "GET".into()), ("status", 200.into()), ("error", false.into())]);
+        assert!(followed_line(&request, terminal()).starts_with("08:00:00  10.0.4.31 docker/29.1   GET pull "));
     }
 
     #[test]
@@ -255,15 +285,20 @@ TIME                      CLIENT                 IMAGE                          
         );
         let challenge =
             with(request.clone(), &[("error", false.into()), ("cause", Value::Null), ("status", 401.into())]);
-        let table = requests_table(&[&challenge, &request], Colours::Yes);
+        let table = requests_table(&[&challenge, &request], RED_LINES);
         let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[1].contains("  GET manifest  docker.io/library/node:22  hit      401     389.0 MiB"), "{table}");
+        assert!(
+            lines[1].contains(
+                "  GET manifest  docker.io/library/node:22  hit      upstream_unavailable  401     389.0 MiB"
+            ),
+            "{table}"
+        );
         assert!(!lines[1].starts_with(RED) && lines[2].starts_with(RED), "{table}");
         assert_eq!(lines[3], "58fd6720-4: cannot connect: refused");
-        let followed = followed_line(&request, Colours::No);
-        assert!(followed.ends_with("  upstream_unavailable\n"), "{followed}");
-        let id = |line: &str, word: &str| line.find(word).unwrap();
-        assert_eq!(id(&followed_head(), "ID "), id(&followed, "58fd6720-4"));
+        let followed = followed_line(&request, PIPED);
+        assert!(followed.contains("  upstream_unavailable  502 "), "{followed}");
+        let place = |line: &str, word: &str| line.find(word).unwrap();
+        assert_eq!(place(&followed_head(PIPED), "OUTCOME"), place(&followed, "hit "));
     }
 
     #[test]
@@ -281,11 +316,7 @@ TIME                      CLIENT                 IMAGE                          
                 ("operation", hostile.into()),
             ],
         );
-        for text in [
-            pulls_table(&[&entry], Colours::No),
-            requests_table(&[&entry], Colours::No),
-            followed_line(&entry, Colours::No),
-        ] {
+        for text in [pulls_table(&[&entry], PIPED), requests_table(&[&entry], PIPED), followed_line(&entry, PIPED)] {
             let rest = text.replace('\n', "");
             assert!(!rest.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
             assert!(text.lines().all(|line| line.chars().count() < 600), "{text}");

@@ -1,33 +1,39 @@
 //! `forebay status`: is it healthy, and what needs a person?
 
-use std::{path::Path, time::SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
-use serde_json::Value;
+use forebay::visible::printable;
+use serde_json::{Value, json};
 
 use super::{
-    Failure, columns::Columns, control, output::print, running::RunningArguments, text, visible::push_visible,
+    Failure,
+    columns::Columns,
+    control,
+    output::{print, print_json},
+    running::RunningArguments,
+    text,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
-    #[command(flatten)]
-    running: RunningArguments,
     /// Only whether it is ready for clients, as /readyz says
     #[arg(long)]
     ready: bool,
+    #[command(flatten)]
+    running: RunningArguments,
 }
 
 impl StatusArguments {
     /// # Errors
     /// No forebay answers, it is not ready (`--ready`), or a person should look.
-    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
-        let status = control::get(&self.running.places(control)?, "/api/v1/status")?;
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let status = control::get(&self.running.places()?, "/api/v1/status")?;
         if self.ready {
             return self.say_ready(&status);
         }
         if self.running.json {
-            print(&format!("{status}\n"))?;
+            print_json(&status)?;
         } else {
             print(&page(&status, SystemTime::now()))?;
         }
@@ -41,8 +47,8 @@ impl StatusArguments {
     fn say_ready(&self, status: &Value) -> Result<(), Failure> {
         let state = status["state"].as_str().unwrap_or_default();
         match self.running.json {
-            true => print(&format!("{}\n", serde_json::json!({ "state": state, "ready": status["ready"] })))?,
-            false => print(&format!("{state}\n"))?,
+            true => print_json(&json!({ "state": state, "ready": status["ready"] }))?,
+            false => print(&format!("{}\n", printable(state)))?,
         }
         match status["ready"].as_bool() {
             Some(true) => Ok(()),
@@ -54,19 +60,20 @@ impl StatusArguments {
 /// The status for a person.
 fn page(status: &Value, now: SystemTime) -> String {
     let cache = &status["cache"];
-    let bytes = |value: &Value| value.as_u64().map(text::bytes);
+    let word = |value: &Value| printable(value.as_str().unwrap_or_default());
+    let free = &cache["free_bytes"];
     let mut lines = vec![format!(
         "forebay {}  {}  up {}  configuration {}",
-        status["version"].as_str().unwrap_or_default(),
-        status["state"].as_str().unwrap_or_default(),
+        word(&status["version"]),
+        word(&status["state"]),
         text::age(&status["started"], now),
         if status["config_reloaded"] == false { "NOT RELOADED" } else { "ok" },
     )];
     let mut line = format!(
         "cache  {} of {}  {} free  {} blobs, {} manifests, {} tags",
-        bytes(&cache["bytes"]).unwrap_or_default(),
-        bytes(&cache["max_bytes"]).unwrap_or_default(),
-        bytes(&cache["free_bytes"]).unwrap_or_else(|| "?".to_owned()),
+        text::size(&cache["bytes"]),
+        text::size(&cache["max_bytes"]),
+        if free.is_null() { "?".to_owned() } else { text::size(free) },
         cache["kinds"]["blob"]["objects"],
         cache["kinds"]["manifest"]["objects"],
         cache["kinds"]["tag"]["objects"],
@@ -85,14 +92,14 @@ fn page(status: &Value, now: SystemTime) -> String {
         lines.extend(sums(name, &status["sums"][window]));
     }
     if let Some(until) = status["certificate_until"].as_str() {
-        lines.push(format!("certificate until {until}"));
+        lines.push(format!("certificate until {}", printable(until)));
     }
     lines.extend(status["warm"].as_array().into_iter().flatten().map(|job| warm(job, now)));
     lines.push(String::new());
     let mut page = lines.join("\n") + "\n" + &upstreams(&status["upstreams"], now).to_string();
     page.extend(unconfigured(&status["unconfigured"]));
     for sentence in status["attention"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        page += &format!("! {sentence}\n");
+        page += &format!("! {}\n", printable(sentence));
     }
     page
 }
@@ -129,10 +136,8 @@ fn sums(window: &str, sums: &Value) -> Option<String> {
 /// What clients asked for lately and is not configured; `None`: nothing.
 fn unconfigured(names: &Value) -> Option<String> {
     let names = names.as_array()?.iter().map(|entry| {
-        let word = |key: &str| entry[key].as_str().unwrap_or_default();
-        let mut name = String::new();
-        push_visible(&mut name, word("name"));
-        format!("{name} ({}×, from {})", entry["requests"], word("peer"))
+        let word = |key: &str| printable(entry[key].as_str().unwrap_or_default());
+        format!("{} ({}×, from {})", word("name"), entry["requests"], word("peer"))
     });
     let names: Vec<String> = names.collect();
     (!names.is_empty()).then(|| format!("asked for and not configured: {}\n", names.join(", ")))

@@ -6,8 +6,16 @@ use forebay::units::duration;
 pub(super) use forebay::units::{bytes, seconds};
 use serde_json::Value;
 
-/// How long ago a time of RFC 3339 was, in its largest whole unit; `?` if it is none.
+/// A number of bytes in a document; empty if there is none.
+pub(super) fn size(number: &Value) -> String {
+    number.as_u64().map(bytes).unwrap_or_default()
+}
+
+/// How long ago a time of RFC 3339 was, in its largest whole unit; `?` if it is none, and empty without a time.
 pub(super) fn age(time: &Value, now: SystemTime) -> String {
+    if time.is_null() {
+        return String::new();
+    }
     let time = time.as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
     time.map_or_else(|| "?".to_owned(), |time| duration(now.duration_since(time).unwrap_or_default()))
 }
@@ -15,6 +23,21 @@ pub(super) fn age(time: &Value, now: SystemTime) -> String {
 /// So many seconds in their largest whole unit.
 pub(super) fn whole_seconds(seconds: u64) -> String {
     duration(Duration::from_secs(seconds))
+}
+
+/// The time of the day of a time of RFC 3339, behind its month and day unless that is today; the text itself if it is none.
+pub(super) fn short_time(time: &Value, now: SystemTime) -> String {
+    let text = time.as_str().unwrap_or_default();
+    let is_time = humantime::parse_rfc3339(text).is_ok();
+    let (Some(date), Some(month_and_day), Some(of_day)) = (text.get(..10), text.get(5..10), text.get(11..19)) else {
+        return text.to_owned();
+    };
+    let today = humantime::format_rfc3339_seconds(now).to_string();
+    match is_time {
+        true if today.starts_with(date) => of_day.to_owned(),
+        true => format!("{month_and_day} {of_day}"),
+        false => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -34,6 +57,22 @@ mod tests {
             ("yesterday", "?"),
         ] {
             assert_eq!(age(&time.into(), now), expected, "{time}");
+        }
+        assert_eq!(age(&Value::Null, now), "");
+    }
+
+    #[test]
+    fn a_short_time_has_its_date_unless_that_is_today() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        for (time, expected) in [
+            ("2027-01-15T07:59:01.123Z", "07:59:01"),
+            ("2027-01-15T00:00:00Z", "00:00:00"),
+            ("2027-01-14T23:59:59.999Z", "01-14 23:59:59"),
+            ("2026-01-15T08:00:00Z", "01-15 08:00:00"),
+            ("yesterday at noon, or so", "yesterday at noon, or so"),
+            ("", ""),
+        ] {
+            assert_eq!(short_time(&time.into(), now), expected, "{time}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    path::{Path, PathBuf},
+    ops::ControlFlow,
     time::Duration,
 };
 
@@ -16,11 +16,10 @@ use tokio::{
 
 use super::{
     Failure, control,
-    output::{print, print_to_reader},
-    running::RunningArguments,
+    output::{json_line, print, print_more},
+    running::{Places, RunningArguments},
     screen::Screen,
     top_table::{By, table},
-    visible::push_visible,
 };
 
 const RESOURCE: &str = "/api/v1/transfers";
@@ -42,8 +41,8 @@ pub(super) struct TopArguments {
 impl TopArguments {
     /// # Errors
     /// No forebay answers, or standard output cannot be written.
-    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
-        let places = self.running.places(control)?;
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let places = self.running.places()?;
         if self.running.json {
             return self.print_documents(&places);
         }
@@ -58,19 +57,19 @@ impl TopArguments {
     }
 
     /// A document per line until the reader has left, or only one.
-    fn print_documents(&self, places: &[PathBuf]) -> Result<(), Failure> {
+    fn print_documents(&self, places: &Places) -> Result<(), Failure> {
         loop {
-            let mut line = String::new();
-            push_visible(&mut line, &control::get(places, RESOURCE)?.to_string());
-            if print_to_reader(&(line + "\n"))?.is_break() || self.once {
-                return Ok(());
+            match print_more(&json_line(&control::get(places, RESOURCE)?)) {
+                ControlFlow::Break(ended) => return ended,
+                ControlFlow::Continue(()) if self.once => return Ok(()),
+                ControlFlow::Continue(()) => {}
             }
             std::thread::sleep(PAUSE);
         }
     }
 
     /// Draws until a signal ends it.
-    async fn show(&self, places: Vec<PathBuf>) -> Result<(), Failure> {
+    async fn show(&self, places: Places) -> Result<(), Failure> {
         let mut end = End::new().map_err(failed)?;
         let mut suspended = signal(SignalKind::from_raw(SystemSignal::TSTP.as_raw())).map_err(failed)?;
         let mut resized = signal(SignalKind::window_change()).map_err(failed)?;

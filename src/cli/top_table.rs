@@ -6,11 +6,12 @@ use std::{
 };
 
 use clap::ValueEnum;
+use forebay::visible::printable_start;
 use serde_json::Value;
 
 use super::{
     columns::{Columns, GAP},
-    request_rows::{client, printable, short},
+    request_rows::{client, short},
     text,
 };
 
@@ -119,7 +120,7 @@ fn key(entry: &Value, by: By) -> String {
     match by {
         By::Image => image(entry),
         By::Client => client(entry),
-        By::Upstream => printable(entry["upstream"].as_str().unwrap_or("none"), MAX_CELL),
+        By::Upstream => printable_start(entry["upstream"].as_str().unwrap_or("none"), MAX_CELL),
     }
 }
 
@@ -128,7 +129,7 @@ fn image(entry: &Value) -> String {
     let word = |key: &str| entry[key].as_str().unwrap_or_default();
     match entry["image"].as_str() {
         Some(image) => short(image),
-        None => printable(&format!("{}/{}", word("upstream"), word("repository")), MAX_CELL),
+        None => printable_start(&format!("{}/{}", word("upstream"), word("repository")), MAX_CELL),
     }
 }
 
@@ -147,7 +148,7 @@ impl Row {
         self.clients.insert(client(request));
         match request["outcome"].as_str() {
             Some(outcome) => {
-                self.outcomes.insert(printable(outcome, MAX_CELL));
+                self.outcomes.insert(printable_start(outcome, MAX_CELL));
             }
             None => self.waiting += 1,
         }

@@ -1,28 +1,24 @@
-//! Archives from and to the running forebay, by its control socket.
+//! Archives from and to the running forebay.
 //!
 //! What must hold: an archive that breaks off is never taken for a whole one.
 
-use std::{io, os::unix::net::UnixStream, path::PathBuf, thread};
+use std::{io, thread};
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
-use http::{Method, Request, header};
+use http::{Method, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, StreamBody};
-use hyper::{
-    body::{Body as _, Incoming},
-    client::conn::http1::handshake,
-};
-use hyper_util::rt::TokioIo;
+use hyper::body::{Body as _, Incoming};
 use serde_json::Value;
 use tokio::{runtime::Builder, signal::ctrl_c, sync::mpsc};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Failure,
-    control::{self, ControlError, refusal},
+    connection::{Connection, ControlError},
     progress::Progress,
+    running::Places,
 };
 
 /// How many pieces of an archive wait to be sent.
@@ -69,12 +65,11 @@ pub(super) enum Received<'a> {
 /// # Errors
 /// No forebay answers, it refuses, the archive breaks off, or `each` fails.
 pub(super) fn download(
-    places: &[PathBuf],
+    places: &Places,
     path: &str,
     each: impl FnMut(Received<'_>) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let socket = control::connect(places)?;
-    run(receive(socket, path, each))
+    run(receive(places, path, each))
 }
 
 /// Runs an exchange until it is over, or the person at the terminal ends it.
@@ -90,17 +85,16 @@ fn run<T>(exchange: impl Future<Output = Result<T, TransferError>>) -> Result<T,
 }
 
 async fn receive(
-    socket: UnixStream,
+    places: &Places,
     path: &str,
     mut each: impl FnMut(Received<'_>) -> io::Result<()>,
 ) -> Result<(), TransferError> {
-    let (mut sender, connection) = handshake(connection_of(socket)?).await.context("forebay does not answer")?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) }));
-    let request = Request::builder().method(Method::GET).uri(path).header(header::HOST, "localhost");
-    let request = request.body(Empty::<Bytes>::new()).context("this is no request")?;
-    let response = sender.send_request(request).await.context("forebay does not answer")?;
+    let mut connection = Connection::begin(places).await?;
+    let request = connection.request(Method::GET, path).body(Empty::<Bytes>::new()).context("this is no request")?;
+    // Before the head, forebay downloads what it does not have.
+    let response = connection.send(request).await.context("forebay does not answer")?;
     if !response.status().is_success() {
-        return Err(refusal(response).await.into());
+        return Err(connection.refusal(response).await.into());
     }
     let mut body = response.into_body();
     let mut take = |received: Received<'_>| each(received).context("cannot write the archive");
@@ -114,11 +108,6 @@ async fn receive(
         }
     }
     Ok(())
-}
-
-fn connection_of(socket: UnixStream) -> anyhow::Result<TokioIo<tokio::net::UnixStream>> {
-    socket.set_nonblocking(true)?;
-    Ok(TokioIo::new(tokio::net::UnixStream::from_std(socket)?))
 }
 
 /// Takes the pieces of an archive that is sent.
@@ -142,12 +131,11 @@ impl Sink {
 /// # Errors
 /// No forebay answers, it refuses the archive, or that cannot be read.
 pub(super) fn upload(
-    places: &[PathBuf],
+    places: &Places,
     path: &str,
     len: Option<u64>,
     source: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static,
 ) -> Result<Value, Failure> {
-    let socket = control::connect(places)?;
     let (sender, pieces) = mpsc::channel(MAX_PIECES);
     let reading = thread::spawn(move || {
         let mut sink = Sink(sender);
@@ -158,7 +146,7 @@ pub(super) fn upload(
         }
         read
     });
-    let answer = run(post(socket, path, len, pieces));
+    let answer = run(post(places, path, len, pieces));
     // Standard input may never end: a thread that still reads is left alone.
     if answer.is_err()
         && reading.is_finished()
@@ -171,7 +159,7 @@ pub(super) fn upload(
 }
 
 async fn post(
-    socket: UnixStream,
+    places: &Places,
     path: &str,
     len: Option<u64>,
     pieces: mpsc::Receiver<io::Result<Bytes>>,
@@ -185,22 +173,16 @@ async fn post(
         progress.add(piece.as_ref().map_or(0, Bytes::len));
         Some((piece.map(Frame::data), (pieces, progress)))
     });
-    let (mut sender, connection) = handshake(connection_of(socket)?).await.context("forebay does not answer")?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) }));
-    let mut request = Request::builder().method(Method::POST).uri(path).header(header::HOST, "localhost");
-    request = request.header(header::CONTENT_TYPE, "application/x-tar");
+    let mut connection = Connection::begin(places).await?;
+    let mut request = connection.request(Method::POST, path).header(header::CONTENT_TYPE, "application/x-tar");
     if let Some(len) = len {
         request = request.header(header::CONTENT_LENGTH, len);
     }
     let request = request.body(StreamBody::new(frames).boxed_unsync()).context("this is no request")?;
-    let response = sender.send_request(request).await.context("forebay does not take the archive")?;
+    let response = connection.send(request).await.context("forebay does not take the archive")?;
     let status = response.status();
     let answer = document(response.into_body()).await.context("forebay does not answer as it should")?;
-    match answer["error"].as_str() {
-        _ if status.is_success() => Ok(answer),
-        Some(why) => Err(ControlError::Refused { is_usage: status == 400, why: why.to_owned() }.into()),
-        None => Err(ControlError::Refused { is_usage: false, why: status.to_string() }.into()),
-    }
+    if status.is_success() { Ok(answer) } else { Err(connection.refused(status.as_u16(), &answer).into()) }
 }
 
 /// The document of a response. forebay keeps one open that refuses an archive, as long as that is being sent.

@@ -1,12 +1,18 @@
 //! `forebay upstream …`: how the upstreams are, whether they answer now, and whether they get requests.
 
-use std::{path::Path, time::SystemTime};
+use std::{ops::ControlFlow, time::SystemTime};
 
 use clap::{Args, Subcommand};
+use forebay::visible::printable;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Failure, control, output::print, running::RunningArguments, status, text};
+use super::{
+    Failure, control,
+    output::{json_line, print, print_json, print_more},
+    running::RunningArguments,
+    status, text,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UpstreamCommand {
@@ -38,23 +44,23 @@ pub(super) struct OneUpstream {
 impl UpstreamCommand {
     /// # Errors
     /// No forebay answers, it has no such upstream, or an upstream does not answer.
-    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         match self {
-            Self::Ls(running) => ls(running, control),
-            Self::Test { names, running } => test(names, running, control),
-            Self::Pause(upstream) => upstream.set("pause", control),
-            Self::Resume(upstream) => upstream.set("resume", control),
+            Self::Ls(running) => ls(running),
+            Self::Test { names, running } => test(names, running),
+            Self::Pause(upstream) => upstream.set("pause"),
+            Self::Resume(upstream) => upstream.set("resume"),
         }
     }
 }
 
 impl OneUpstream {
-    fn set(&self, verb: &str, control: Option<&Path>) -> Result<(), Failure> {
+    fn set(&self, verb: &str) -> Result<(), Failure> {
         let mut printed = Ok(());
-        control::post(&self.running.places(control)?, &path_of(&self.name, verb), None, |event| {
-            let line = if self.running.json { event.data.to_string() } else { state_line(&event.data) };
+        control::post(&self.running.places()?, &path_of(&self.name, verb), None, |event| {
+            let line = if self.running.json { json_line(&event.data) } else { state_line(&event.data) };
             if printed.is_ok() {
-                printed = print(&format!("{line}\n"));
+                printed = print(&line);
             }
         })?;
         printed
@@ -69,33 +75,37 @@ fn path_of(upstream: &str, verb: &str) -> String {
 fn state_line(result: &Value) -> String {
     let name = result["upstream"].as_str().unwrap_or_default();
     match result["paused_since"].as_str() {
-        Some(since) => format!("{name}: paused since {since}; what is cached is served"),
-        None => format!("{name}: not paused"),
+        Some(since) => printable(&format!("{name}: paused since {since}; what is cached is served")) + "\n",
+        None => printable(&format!("{name}: not paused")) + "\n",
     }
 }
 
-fn ls(running: &RunningArguments, control: Option<&Path>) -> Result<(), Failure> {
-    let document = control::get(&running.places(control)?, "/api/v1/upstreams")?;
+fn ls(running: &RunningArguments) -> Result<(), Failure> {
+    let document = control::get(&running.places()?, "/api/v1/upstreams")?;
     match running.json {
-        true => print(&format!("{document}\n")),
+        true => print_json(&document),
         false => print(&status::upstreams(&document["upstreams"], SystemTime::now()).to_string()),
     }
 }
 
-fn test(names: &[String], running: &RunningArguments, control: Option<&Path>) -> Result<(), Failure> {
-    let places = running.places(control)?;
+fn test(names: &[String], running: &RunningArguments) -> Result<(), Failure> {
+    let places = running.places()?;
     let names = if names.is_empty() { all_names(&control::get(&places, "/api/v1/upstreams")?) } else { names.to_vec() };
-    let (mut failed, mut printed) = (0, Ok(()));
+    let mut failed = 0;
     for name in &names {
+        let mut printed = ControlFlow::Continue(());
         control::post(&places, &path_of(name, "test"), None, |event| {
             failed += usize::from(event.data["result"] == "failed");
-            let line = if running.json { event.data.to_string() } else { line(&event.data) };
-            if printed.is_ok() {
-                printed = print(&format!("{line}\n"));
+            let line = if running.json { json_line(&event.data) } else { line(&event.data) };
+            if printed.is_continue() {
+                printed = print_more(&line);
             }
         })?;
+        // The other upstreams are not asked for a reader that has left.
+        if let ControlFlow::Break(ended) = printed {
+            return ended;
+        }
     }
-    printed?;
     match failed {
         0 => Ok(()),
         failed => Err(Failure::Failed(anyhow::anyhow!("{failed} of {} upstreams failed", names.len()))),
@@ -111,11 +121,12 @@ fn all_names(document: &Value) -> Vec<String> {
 fn line(result: &Value) -> String {
     let name = result["upstream"].as_str().unwrap_or_default();
     let took = result["seconds"].as_f64().map(text::seconds).unwrap_or_default();
-    match result["result"].as_str() {
-        Some("ok") => format!("{name}: ok, {took}"),
-        Some("wants_client_credentials") => format!("{name}: ok, {took} (requires client credentials)"),
-        _ => format!("{name}: failed after {took}: {}", result["problem"].as_str().unwrap_or_default()),
-    }
+    let told = match result["result"].as_str() {
+        Some("ok") => format!("ok, {took}"),
+        Some("wants_client_credentials") => format!("ok, {took} (requires client credentials)"),
+        _ => format!("failed after {took}: {}", result["problem"].as_str().unwrap_or_default()),
+    };
+    printable(&format!("{name}: {told}")) + "\n"
 }
 
 #[cfg(test)]
@@ -127,11 +138,11 @@ mod tests {
     #[test]
     fn a_result_is_a_line() {
         let result =
-            |result: &str| json!({ "upstream": "quay.io", "result": result, "seconds": 0.25, "problem": "no" });
+            |result: &str| json!({ "upstream": "quay.io", "result": result, "seconds": 0.25, "problem": "n\u{1b}o" });
         for (word, expected) in [
-            ("ok", "quay.io: ok, 250 ms"),
-            ("wants_client_credentials", "quay.io: ok, 250 ms (requires client credentials)"),
-            ("failed", "quay.io: failed after 250 ms: no"),
+            ("ok", "quay.io: ok, 250 ms\n"),
+            ("wants_client_credentials", "quay.io: ok, 250 ms (requires client credentials)\n"),
+            ("failed", "quay.io: failed after 250 ms: n?o\n"),
         ] {
             assert_eq!(line(&result(word)), expected);
         }

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand, ValueHint};
 use forebay::{
     auth::{Existing, NewPassword, UserFile, UserFileError, UserName},
     config::{self, Variables},
+    visible::printable,
 };
 use serde_json::json;
 
@@ -120,14 +121,14 @@ fn add(name: &UserName, from_stdin: bool, yes: bool, place: &Place) -> Result<()
 fn list(place: &Place) -> Result<(), Failure> {
     let users = place.users()?;
     let found = users.file.users().map_err(failed)?;
-    output::print(&match place.json {
+    match place.json {
         true => {
             let found = found.iter().map(|user| json!({ "name": user.name, "cost": user.cost }));
             let file = users.path.to_string_lossy();
-            format!("{}\n", json!({ "file": file, "users": found.collect::<Vec<_>>() }))
+            output::print_json(&json!({ "file": file, "users": found.collect::<Vec<_>>() }))
         }
-        false => found.iter().map(|user| format!("{}\n", user.name)).collect(),
-    })
+        false => output::print(&found.iter().map(|user| printable(&user.name) + "\n").collect::<String>()),
+    }
 }
 
 fn remove(name: &str, yes: bool, place: &Place) -> Result<(), Failure> {
@@ -159,10 +160,10 @@ impl Place {
             Change::Password => ("password", "password changed in"),
             Change::Removed => ("removed", "removed from"),
         };
-        output::print(&match self.json {
-            true => format!("{}\n", json!({ "file": path.to_string_lossy(), "user": name, "change": word })),
-            false => format!("{name}: {text} {}\n", path.display()),
-        })
+        match self.json {
+            true => output::print_json(&json!({ "file": path.to_string_lossy(), "user": name, "change": word })),
+            false => output::print(&format!("{}: {text} {}\n", printable(name), path.display())),
+        }
     }
 
     /// The users where the flags or the configuration say.

@@ -3,9 +3,12 @@
 use std::env::consts::{ARCH, OS};
 
 use forebay::transport;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Failure, output};
+use super::{
+    Failure,
+    output::{print, print_json},
+};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Those who build forebay from a commit may say so.
@@ -20,7 +23,7 @@ struct Build {
 
 pub(super) fn run(as_json: bool) -> Result<(), Failure> {
     let build = Build { commit: COMMIT, target: target(), kernel_tls: transport::has_kernel_tls() };
-    output::print(&if as_json { build.to_json() } else { build.to_text() })
+    if as_json { print_json(&build.to_json()) } else { print(&build.to_text()) }
 }
 
 impl Build {
@@ -30,9 +33,9 @@ impl Build {
         format!("forebay {VERSION}\n{commit}target      {}\nkernel TLS  {kernel_tls}\n", self.target)
     }
 
-    fn to_json(&self) -> String {
+    fn to_json(&self) -> Value {
         let Self { commit, target, kernel_tls } = self;
-        format!("{}\n", json!({ "version": VERSION, "commit": commit, "target": target, "kernel_tls": kernel_tls }))
+        json!({ "version": VERSION, "commit": commit, "target": target, "kernel_tls": kernel_tls })
     }
 }
 
@@ -59,7 +62,7 @@ mod tests {
             format!("forebay {VERSION}\ncommit      4f2a\ntarget      x86_64-unknown-linux-gnu\nkernel TLS  yes\n")
         );
         assert!(!build(None).to_text().contains("commit"));
-        assert!(build(Some("4f2a")).to_json().contains(r#""commit":"4f2a""#));
-        assert!(build(None).to_json().contains(r#""commit":null"#));
+        assert_eq!(build(Some("4f2a")).to_json()["commit"], "4f2a");
+        assert!(build(None).to_json()["commit"].is_null());
     }
 }

@@ -52,9 +52,9 @@ pub(super) struct WarmArguments {
 impl WarmArguments {
     /// # Errors
     /// A file names no images, no forebay answers, or an image could not be fetched.
-    pub(super) fn run(&self, control: Option<&Path>) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let images = self.names()?;
-        let places = self.running.places(control)?;
+        let places = self.running.places()?;
         let request = json!({ "images": images, "platforms": self.platforms, "limit": self.limit,
             "pin": self.pin });
         let mut display = Display::new(self.running.json);

@@ -1,6 +1,9 @@
 //! `[admin]`: the listener for operators.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -24,6 +27,11 @@ pub(super) struct AdminSection {
 }
 
 impl AdminSection {
+    /// As it is written.
+    pub(super) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
     pub(super) fn read(self, document: &Document<'_>, flag: Option<SocketAddr>, server: &transport::Config) -> Config {
         let section = Key::new("admin");
         let key = if flag.is_some() { Key::new("--admin") } else { section.field("listen") };

@@ -119,6 +119,24 @@ impl<'a> Document<'a> {
         self.mistakes.borrow().iter().any(|mistake| mistake.key.as_ref().is_some_and(|wrong| key.contains(wrong)))
     }
 
+    /// Refuses a key of which a mistake hides what it says: in its value, or in a table that it is in.
+    pub(super) fn known(&self, key: &Key) -> Result<(), Error> {
+        let mistakes = self.mistakes.borrow();
+        let hides = |wrong: &Key| key.contains(wrong) || wrong.contains(key);
+        match mistakes.iter().find(|mistake| mistake.key.as_ref().is_some_and(hides)) {
+            Some(mistake) => Err(mistake.clone().into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The first mistake in a line that could not be read.
+    pub(super) fn unread_mistake(&self) -> Option<Mistake> {
+        let is_unread = |line: usize| self.unread.iter().any(|(unread, _)| *unread == line);
+        let mistakes = self.mistakes.borrow();
+        let of_line = |mistake: &&Mistake| mistake.position().is_some_and(|position| is_unread(position.line));
+        mistakes.iter().find(of_line).cloned()
+    }
+
     /// Resolves a path: a relative one is relative to the file, that of a variable to the working directory.
     pub(super) fn resolve(&self, key: &Key, path: &Path) -> PathBuf {
         match (self.place(key), self.file.and_then(Path::parent)) {

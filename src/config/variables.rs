@@ -20,7 +20,7 @@ use super::{
 
 const PREFIX: &str = "FOREBAY_";
 /// Names after the prefix that are no keys of the file.
-const OTHER: [&str; 1] = ["LOG"];
+const OTHER: [&str; 2] = ["LOG", "TOKEN_FILE"];
 
 /// The variables that begin with `FOREBAY_`, in the order of their names.
 #[derive(Clone, Default)]

@@ -44,7 +44,7 @@ pub use self::{
     recipient::Recipient,
     timeouts::Timeouts,
     tls::{CertificateFacts, PreparedTls, ReloadableTls, TlsError, has_kernel_tls},
-    unix::{HandleLocal, serve as serve_local},
+    unix::{HandleLocal, MAX_CLIENTS as MAX_LOCAL_CLIENTS, serve as serve_local},
     zero_copy::queue::SendQueue,
 };
 

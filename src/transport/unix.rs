@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::{BoxError, http_protocol::http1_builder, stalled_writes::StalledWrites};
 
 /// How many clients are served at a time; the others wait in the kernel.
-const MAX_CLIENTS: usize = 32;
+pub const MAX_CLIENTS: usize = 32;
 /// How long a client may take for the head of a request, and stay idle after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may send requests; the response to the last one may take longer.

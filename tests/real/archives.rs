@@ -23,7 +23,7 @@ async fn mirror(registry: &Registry) -> Forebay {
 /// `forebay cache …` of this instance.
 async fn cache(forebay: &Forebay, arguments: &[&str]) -> Finished {
     let mut command = forebay::command();
-    command.arg("--control").arg(forebay.cache().with_file_name("control.sock")).arg("cache").args(arguments);
+    command.arg("cache").args(arguments).arg("--control").arg(forebay.cache().with_file_name("control.sock"));
     program::run(command).await
 }
 

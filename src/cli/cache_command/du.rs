@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::{reading, size};
-use crate::cli::columns::Columns;
+use super::reading;
+use crate::cli::{columns::Columns, text::size};
 
 /// What does not belong to the images of one upstream, by the key in the answer.
 const REST: [(&str, &str); 7] = [

@@ -11,10 +11,10 @@ use serde_json::json;
 use super::escaped;
 use crate::cli::{
     Failure,
-    output::{print, remark},
+    output::{print, print_json, remark},
     part_file::PartFile,
     progress::Progress,
-    running::RunningArguments,
+    running::{Places, RunningArguments},
     text,
     transfer::{Received, download},
 };
@@ -37,7 +37,7 @@ pub(in crate::cli) struct ExportArguments {
 impl ExportArguments {
     /// # Errors
     /// No forebay answers, it refuses an image, or the archive cannot be written.
-    pub(super) fn run(&self, places: &[PathBuf]) -> Result<(), Failure> {
+    pub(super) fn run(&self, places: &Places) -> Result<(), Failure> {
         let is_stdout = self.output.as_os_str() == "-";
         if is_stdout && io::stdout().is_terminal() {
             let error =
@@ -68,7 +68,7 @@ impl ExportArguments {
         drop(progress);
         match (is_stdout, self.running.json) {
             (true, _) => remark(&format!("{} were written", text::bytes(bytes))),
-            (false, true) => print(&format!("{}\n", json!({ "file": self.output, "bytes": bytes })))?,
+            (false, true) => print_json(&json!({ "file": self.output.to_string_lossy(), "bytes": bytes }))?,
             (false, false) => print(&format!("{}: {}\n", self.output.display(), text::bytes(bytes)))?,
         }
         Ok(())

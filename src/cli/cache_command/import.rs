@@ -6,14 +6,14 @@ use std::{
 };
 
 use clap::Args;
-use forebay::oci::layout::LayoutImage;
+use forebay::{oci::layout::LayoutImage, visible::printable};
 use serde_json::Value;
 
 use super::{archive_source::ArchiveSource, escaped};
 use crate::cli::{
     Failure,
-    output::{print, remark},
-    running::RunningArguments,
+    output::{print, print_json, remark},
+    running::{Places, RunningArguments},
     terminal, text,
     transfer::upload,
 };
@@ -37,7 +37,7 @@ pub(in crate::cli) struct ImportArguments {
 impl ImportArguments {
     /// # Errors
     /// The archive cannot be read, no forebay answers, or it refuses the archive.
-    pub(super) fn run(&self, places: &[PathBuf]) -> Result<(), Failure> {
+    pub(super) fn run(&self, places: &Places) -> Result<(), Failure> {
         let source = ArchiveSource::open(&self.source).map_err(Failure::Failed)?;
         if !self.yes && !self.confirm(&source)? {
             return Err(Failure::Failed(anyhow::anyhow!("nothing was imported")));
@@ -46,7 +46,7 @@ impl ImportArguments {
         let path = format!("/api/v1/import{query}");
         let answer = upload(places, &path, source.len(), |sink| source.send(sink))?;
         if self.running.json {
-            return print(&format!("{answer}\n"));
+            return print_json(&answer);
         }
         let images = answer["images"].as_array().into_iter().flatten();
         print(&images.map(line).collect::<String>())
@@ -77,8 +77,8 @@ fn planned(image: &LayoutImage, name: Option<&str>) -> String {
 
 /// An image that was imported.
 fn line(image: &Value) -> String {
-    let word = |key: &str| image[key].as_str().unwrap_or_default().to_owned();
-    format!("{}  {}  {}\n", word("name"), word("digest"), super::size(&image["bytes"]))
+    let word = |key: &str| printable(image[key].as_str().unwrap_or_default());
+    format!("{}  {}  {}\n", word("name"), word("digest"), text::size(&image["bytes"]))
 }
 
 #[cfg(test)]

@@ -4,8 +4,11 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::{age, reading, size};
-use crate::cli::columns::Columns;
+use super::reading;
+use crate::cli::{
+    columns::Columns,
+    text::{age, size},
+};
 
 /// How many platforms are named in a row.
 const MAX_PLATFORMS: usize = 3;
@@ -21,7 +24,7 @@ pub(super) fn text(document: &Value, now: SystemTime) -> String {
             image["pulls"].to_string(),
             age(&image["last_use"], now),
             age(&image["confirmed"], now),
-            state(image),
+            state(image, document["reading"] == true),
         ]);
     }
     let left_out = match document["left_out"].as_u64() {
@@ -45,19 +48,19 @@ fn platforms(image: &Value) -> String {
     }
 }
 
-fn state(image: &Value) -> String {
+fn state(image: &Value, is_reading: bool) -> String {
     let pinned = if image["pinned"] == true { ", pinned" } else { "" };
-    format!("{}{pinned}", presence(image))
+    format!("{}{pinned}", presence(image, is_reading))
 }
 
-fn presence(image: &Value) -> &'static str {
-    let is_any_here = image["platforms"].as_array().is_some_and(|all| all.iter().any(|one| one["here"] == true));
+fn presence(image: &Value, is_reading: bool) -> &'static str {
     match (image["complete"].as_bool(), image["size"].as_u64()) {
         (Some(true), _) => "complete",
-        (_, None) => "being read",
+        (_, None) if is_reading => "being read",
+        (_, None) => "not read",
         (_, Some(0)) => "not here",
-        (_, Some(_)) if is_any_here => "partial",
-        (_, Some(_)) => "manifest only",
+        (_, Some(_)) if image["blob_bytes"] == 0 => "manifest only",
+        (_, Some(_)) => "partial",
     }
 }
 
@@ -80,13 +83,13 @@ mod tests {
                     "pinned": true,
                 },
                 {
-                    "name": "docker.io/library/php:8.1", "size": 4096, "shared": 0, "pulls": 2,
+                    "name": "docker.io/library/php:8.1", "size": 8192, "blob_bytes": 4096, "shared": 0, "pulls": 2,
                     "platforms": many,
                     "last_use": "2026-11-11T07:00:00Z", "confirmed": null, "complete": false,
                 },
                 { "name": "ghcr.io/a/b:1", "size": null, "shared": null, "pulls": 0, "platforms": [], "complete": false },
-                { "name": "ghcr.io/a/b:2", "size": 8192, "shared": 0, "pulls": 0,
-                  "platforms": [platform("linux/amd64", false)], "complete": false },
+                { "name": "ghcr.io/a/b:2", "size": 8192, "blob_bytes": 0, "shared": 0, "pulls": 0,
+                  "platforms": [platform("linux/amd64", true)], "complete": false },
                 { "name": "ghcr.io/a/b:3", "size": 0, "shared": 0, "pulls": 0, "platforms": [], "complete": false },
             ],
             "reading": true,
@@ -96,9 +99,9 @@ mod tests {
         let expected = "\
 IMAGE                      PLATFORMS    SIZE       SHARED     PULLS  LAST USE  CONFIRMED  STATE
 docker.io/library/node:22  linux/amd64  389.1 MiB  114.4 MiB  1204   3 s       41 s       complete, pinned
-docker.io/library/php:8.1  a,b,c +2     4.0 KiB    0 B        2      19 d      -          partial
+docker.io/library/php:8.1  a,b,c +2     8.0 KiB    0 B        2      19 d      -          partial
 ghcr.io/a/b:1              -            -          -          0      -         -          being read
-ghcr.io/a/b:2              -            8.0 KiB    0 B        0      -         -          manifest only
+ghcr.io/a/b:2              linux/amd64  8.0 KiB    0 B        0      -         -          manifest only
 ghcr.io/a/b:3              -            0 B        0 B        0      -         -          not here
 
 forebay is still reading what is on disk: some of it is missing here
@@ -106,5 +109,6 @@ forebay is still reading what is on disk: some of it is missing here
 7 more names were dropped: there are too many to remember
 ";
         assert_eq!(text(&document, now), expected);
+        assert_eq!(state(&document["images"][2], false), "not read");
     }
 }

@@ -1,30 +1,37 @@
 //! `forebay cache pin` and `forebay cache unpin`.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::time::SystemTime;
 
+use forebay::visible::printable;
 use serde_json::{Value, json};
 
-use super::size;
-use crate::cli::{Failure, columns::Columns, control, output::print};
+use crate::cli::{
+    Failure,
+    columns::Columns,
+    control,
+    output::{json_line, print},
+    running::Places,
+    text::size,
+};
 
 /// Pins what the patterns match, one after the other.
 ///
 /// # Errors
 /// forebay refuses one; those before it are in force.
-pub(super) fn pin(places: &[PathBuf], patterns: &[String], duration: Option<&str>, json: bool) -> Result<(), Failure> {
-    each(places, "pin", patterns, duration, if json { Value::to_string } else { pinned })
+pub(super) fn pin(places: &Places, patterns: &[String], duration: Option<&str>, json: bool) -> Result<(), Failure> {
+    each(places, "pin", patterns, duration, if json { json_line } else { pinned })
 }
 
 /// Removes the pins of these texts, one after the other.
 ///
 /// # Errors
 /// There is no such pin; those before it are removed.
-pub(super) fn unpin(places: &[PathBuf], patterns: &[String], json: bool) -> Result<(), Failure> {
-    each(places, "unpin", patterns, None, if json { Value::to_string } else { unpinned })
+pub(super) fn unpin(places: &Places, patterns: &[String], json: bool) -> Result<(), Failure> {
+    each(places, "unpin", patterns, None, if json { json_line } else { unpinned })
 }
 
 fn each(
-    places: &[PathBuf],
+    places: &Places,
     verb: &str,
     patterns: &[String],
     duration: Option<&str>,
@@ -36,7 +43,7 @@ fn each(
             wanted["for"] = duration.into();
         }
         let answer = control::change(places, &format!("/api/v1/images/{verb}"), &wanted)?;
-        print(&format!("{}\n", line(&answer)))?;
+        print(&line(&answer))?;
     }
     Ok(())
 }
@@ -49,17 +56,18 @@ fn pinned(answer: &Value) -> String {
         Some(1) => format!("1 image, {}", size(&answer["bytes"])),
         Some(images) => format!("{images} images, {}", size(&answer["bytes"])),
     };
-    format!("{name}: pinned{until}; {here}")
+    printable(&format!("{name}: pinned{until}; {here}")) + "\n"
 }
 
 fn unpinned(answer: &Value) -> String {
     let name = answer["match"].as_str().unwrap_or_default();
     let others = answer["still_pinned_by"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let others: Vec<&str> = others.collect();
-    match others.is_empty() {
-        true => format!("{name}: unpinned"),
-        false => format!("{name}: unpinned; still pinned by {}", others.join(", ")),
-    }
+    let still = match others.is_empty() {
+        true => String::new(),
+        false => format!("; still pinned by {}", others.join(", ")),
+    };
+    printable(&format!("{name}: unpinned{still}")) + "\n"
 }
 
 /// All pins.
@@ -89,15 +97,15 @@ mod tests {
     #[test]
     fn an_answer_is_a_line() {
         let mut answer = json!({ "match": "a/b:1", "until": null, "images": 0, "bytes": 0 });
-        assert_eq!(pinned(&answer), "a/b:1: pinned; nothing of it is in the cache yet");
+        assert_eq!(pinned(&answer), "a/b:1: pinned; nothing of it is in the cache yet\n");
         answer["until"] = "2026-12-30T08:00:00Z".into();
         (answer["images"], answer["bytes"]) = (1.into(), 4096.into());
-        assert_eq!(pinned(&answer), "a/b:1: pinned until 2026-12-30T08:00:00Z; 1 image, 4.0 KiB");
+        assert_eq!(pinned(&answer), "a/b:1: pinned until 2026-12-30T08:00:00Z; 1 image, 4.0 KiB\n");
         answer["images"] = 7.into();
-        assert_eq!(pinned(&answer), "a/b:1: pinned until 2026-12-30T08:00:00Z; 7 images, 4.0 KiB");
-        assert_eq!(unpinned(&answer), "a/b:1: unpinned");
+        assert_eq!(pinned(&answer), "a/b:1: pinned until 2026-12-30T08:00:00Z; 7 images, 4.0 KiB\n");
+        assert_eq!(unpinned(&answer), "a/b:1: unpinned\n");
         answer["still_pinned_by"] = json!(["a/*", "*"]);
-        assert_eq!(unpinned(&answer), "a/b:1: unpinned; still pinned by a/*, *");
+        assert_eq!(unpinned(&answer), "a/b:1: unpinned; still pinned by a/*, *\n");
     }
 
     #[test]

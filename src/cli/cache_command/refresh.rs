@@ -1,14 +1,17 @@
 //! `forebay cache refresh`: has forebay ask the upstream now what a tag names.
 
-use std::path::PathBuf;
-
+use forebay::visible::printable;
 use serde_json::{Value, json};
 
-use crate::cli::{Failure, control, output::print};
+use crate::cli::{
+    Failure, control,
+    output::{json_line, print},
+    running::Places,
+};
 
 /// # Errors
 /// forebay refuses, or an upstream gives no answer for a tag.
-pub(super) fn refresh(places: &[PathBuf], patterns: &[String], is_json: bool) -> Result<(), Failure> {
+pub(super) fn refresh(places: &Places, patterns: &[String], is_json: bool) -> Result<(), Failure> {
     let (mut failed, mut tags, mut printed) = (0, 0, Ok(()));
     for pattern in patterns {
         let mut is_whole = false;
@@ -18,9 +21,9 @@ pub(super) fn refresh(places: &[PathBuf], patterns: &[String], is_json: bool) ->
                 tags += 1;
                 failed += usize::from(!event.data["problem"].is_null());
             }
-            let text = if is_json { Some(event.data.to_string()) } else { line(&event.data) };
+            let text = if is_json { Some(json_line(&event.data)) } else { line(&event.data).map(|line| line + "\n") };
             if let (Some(text), Ok(())) = (text, &printed) {
-                printed = print(&format!("{text}\n"));
+                printed = print(&text);
             }
         })?;
         if !is_whole {
@@ -38,11 +41,12 @@ pub(super) fn refresh(places: &[PathBuf], patterns: &[String], is_json: bool) ->
 fn line(data: &Value) -> Option<String> {
     let name = data["name"].as_str()?;
     let digest = |key: &str| data[key].as_str().unwrap_or("nothing").to_owned();
-    Some(match data["result"].as_str() {
+    let line = match data["result"].as_str() {
         Some("unchanged") => format!("{name}: still {}", digest("digest")),
         Some("changed") => format!("{name}: was {}, is now {}", digest("before"), digest("digest")),
         _ => format!("{name}: {}", data["problem"].as_str().unwrap_or_default()),
-    })
+    };
+    Some(printable(&line))
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! `forebay cache rm`: shows what would go, asks, and removes it.
 
-use std::path::PathBuf;
-
+use forebay::visible::printable;
 use serde_json::Value;
 
-use super::{escaped, size};
+use super::escaped;
 use crate::cli::{
     Failure, control,
     events::Event,
-    output::{print, remark},
+    output::{json_line, print, remark},
+    running::Places,
     terminal,
+    text::size,
 };
 
 /// How many images are named before the question.
@@ -17,7 +18,7 @@ const MAX_SHOWN: usize = 100;
 
 /// What is removed, and how.
 pub(super) struct Removal<'a> {
-    pub places: &'a [PathBuf],
+    pub places: &'a Places,
     pub patterns: &'a [String],
     pub is_yes: bool,
     pub is_dry: bool,
@@ -72,7 +73,7 @@ impl Removal<'_> {
                 let is_shown = self.is_json || (is_told && event.name == "image" && shown < MAX_SHOWN);
                 shown += usize::from(event.name == "image");
                 if is_shown && printed.is_ok() {
-                    printed = print(&format!("{}\n", self.line(&event)));
+                    printed = print(&self.line(&event));
                 }
             })?;
             printed?;
@@ -95,12 +96,12 @@ impl Removal<'_> {
 
     fn line(&self, event: &Event) -> String {
         if self.is_json {
-            return event.data.to_string();
+            return json_line(&event.data);
         }
-        let name = event.data["name"].as_str().unwrap_or_default();
+        let name = printable(event.data["name"].as_str().unwrap_or_default());
         match event.data["result"].as_str() {
-            Some("pinned") => format!("{name}  pinned, stays"),
-            _ => name.to_owned(),
+            Some("pinned") => format!("{name}  pinned, stays\n"),
+            _ => name + "\n",
         }
     }
 }

@@ -4,11 +4,15 @@ use std::{fmt::Write as _, time::SystemTime};
 
 use serde_json::Value;
 
-use super::{age, size};
-use crate::cli::columns::Columns;
+use forebay::visible::printable;
+
+use crate::cli::{
+    columns::Columns,
+    text::{age, size},
+};
 
 pub(super) fn text(image: &Value, now: SystemTime) -> String {
-    let word = |key: &str| image[key].as_str().unwrap_or("-").to_owned();
+    let word = |key: &str| printable(image[key].as_str().unwrap_or("-"));
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let lines = [
         ("image", word("name")),
@@ -34,7 +38,7 @@ pub(super) fn text(image: &Value, now: SystemTime) -> String {
 }
 
 fn of_manifest(manifest: &Value) -> String {
-    let platform = manifest["platform"].as_str().unwrap_or("no platform");
+    let platform = printable(manifest["platform"].as_str().unwrap_or("no platform"));
     let mut columns = Columns::new(["PART", "DIGEST", "SIZE", "HERE", "SHARED WITH"]);
     columns.row(part("manifest", &manifest["manifest"]));
     if manifest["configuration"].is_object() {

@@ -1,19 +1,22 @@
 //! `forebay cache verify`: has forebay read what it stores again.
 
-use std::path::PathBuf;
-
+use forebay::visible::printable;
 use serde_json::{Value, json};
 
-use super::size;
-use crate::cli::{Failure, control, output::print};
+use crate::cli::{
+    Failure, control,
+    output::{json_line, print},
+    running::Places,
+    text::size,
+};
 
 /// # Errors
 /// forebay refuses, or something is damaged or cannot be read.
-pub(super) fn verify(places: &[PathBuf], pattern: Option<&str>, is_json: bool) -> Result<(), Failure> {
+pub(super) fn verify(places: &Places, pattern: Option<&str>, is_json: bool) -> Result<(), Failure> {
     let (mut done, mut printed) = (Value::Null, Ok(()));
     control::post(places, "/api/v1/images/verify", Some(&json!({ "match": pattern })), |event| {
         let text = match &*event.name {
-            _ if is_json => format!("{}\n", event.data),
+            _ if is_json => json_line(&event.data),
             "image" => damages(&event.data),
             "done" => sums(&event.data),
             _ => String::new(),
@@ -41,7 +44,7 @@ fn failed(count: u64, what: &str) -> Failure {
 
 /// The damaged parts of an image, a line each.
 fn damages(image: &Value) -> String {
-    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let word = |value: &Value| printable(value.as_str().unwrap_or_default());
     let line = |damage: &Value| {
         let images: Vec<String> = damage["images"].as_array().into_iter().flatten().map(word).collect();
         let images = if images.is_empty() { "no image".to_owned() } else { images.join(", ") };

@@ -3,15 +3,15 @@
 
 use std::{collections::HashMap, env, io::IsTerminal as _};
 
+use forebay::visible::printable;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::cli::{
     Failure,
     events::Event,
-    output::{print, remark},
+    output::{print, print_json, remark},
     text,
-    visible::push_visible,
 };
 
 /// A line of progress is printed for one event in so many: events come twice a second.
@@ -62,7 +62,7 @@ impl Display {
             Form::Json => {
                 let mut data = event.data.clone();
                 data["event"] = json!(event.name);
-                print(&format!("{data}\n"))
+                print_json(&data)
             }
             _ if event.name == "progress" => {
                 self.progress(&event.data);
@@ -188,9 +188,7 @@ fn number(data: &Value, name: &str) -> u64 {
 
 /// A text of forebay, part of which an upstream may have made up; empty if there is none.
 fn visible(text: &Value) -> String {
-    let mut shown = String::new();
-    push_visible(&mut shown, text.as_str().unwrap_or_default());
-    shown
+    printable(text.as_str().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -211,7 +209,7 @@ mod tests {
             ),
             (
                 json!({ "image": "a:1", "outcome": "failed", "digest": null, "problem": "no\u{1b}[31m tag" }),
-                "failed   a:1  no\\u001b[31m tag\n",
+                "failed   a:1  no?[31m tag\n",
             ),
         ] {
             assert_eq!(image_line(&data), expected);

@@ -1,8 +1,11 @@
 //! `forebay cache …` against a mirror.
 
-use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror};
+use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, until::until};
 
-use super::{directory, run, running::ask};
+use super::{
+    directory, run,
+    running::{ask, json},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn images_are_pinned_listed_and_unpinned() {
@@ -62,4 +65,78 @@ async fn images_are_removed_refreshed_and_verified() {
     assert!(code == Some(0) && text.ends_with(" removed\n"), "{text}{error}");
     let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
     assert_eq!((code, &*text, &*error), (Some(0), "", "there are no such images to remove\n"));
+}
+
+/// The lines of `forebay cache ls` with these arguments, once all images are read.
+async fn list(mirror: &Mirror, arguments: &[&str]) -> Vec<String> {
+    until("all is read", async || {
+        let (code, text, error) = ask(mirror, &[&["cache", "ls"], arguments].concat()).await;
+        assert_eq!((code, &*error), (Some(0), ""));
+        let is_read = !text.contains("still reading") && !text.contains("being read");
+        is_read.then(|| text.lines().map(str::to_owned).collect())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_are_listed_shown_and_summed_up() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let text = format!(
+        "[[upstream]]\nname = \"fake.example\"\nurls = [\"{}\"]\ndefault = true\naccess = \"client\"\n",
+        registry.url()
+    );
+    let mirror = Mirror::parse(&text).config(|config| config.cache.prefetch = 0).start().await;
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200);
+    // The socket tells of images of clients, too.
+    let lines = list(&mirror, &["fake.example/team/*"]).await;
+    assert!(lines[0].starts_with("IMAGE "), "{lines:?}");
+    assert!(lines[1].starts_with("fake.example/team/app:1 ") && lines[1].ends_with("  manifest only"), "{lines:?}");
+    mirror.get(&format!("/v2/team/app/blobs/{}", image.config)).await;
+    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+    let lines = list(&mirror, &[]).await;
+    assert!(lines[1].contains("  linux/amd64  ") && lines[1].ends_with("  partial"), "{lines:?}");
+    let (_, document, _) = ask(&mirror, &["cache", "ls", "--json", "--sort", "size", "--limit", "1"]).await;
+    let document = json(&document);
+    assert_eq!((&document["images"][0]["access"], &document["next"]), (&"client".into(), &serde_json::Value::Null));
+    let (code, text, _) = ask(&mirror, &["cache", "show", "fake.example/team/app:1"]).await;
+    assert!(code == Some(0) && text.contains("\nlayer "), "{text}");
+    let (code, text, _) = ask(&mirror, &["cache", "du"]).await;
+    assert!(code == Some(0) && text.contains("\nfake.example  "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_image_is_wrong_usage_and_an_unknown_one_fails() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for (arguments, code, expected) in [
+        (&["cache", "show", "alpine"][..], 1, "there is no image docker.io/library/alpine:latest in the cache"),
+        (&["cache", "show", "a b"], 2, "\"docker.io/library/a b:latest\" is no name of an image"),
+        (&["cache", "ls", "a b"], 2, "which no name has"),
+        (&["cache", "ls", "--limit", "0"], 2, "0"),
+        (&["cache", "ls", "--sort", "age"], 2, "name"),
+    ] {
+        let (found, text, error) = ask(&mirror, arguments).await;
+        assert_eq!((found, &*text), (Some(code), ""), "{arguments:?}: {error}");
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_images_are_in_the_order_that_is_wanted() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for tag in ["1", "2", "3"] {
+        registry.add_image("team/app", tag, &[b"layer"]);
+    }
+    for tag in ["2", "3", "3", "1"] {
+        mirror.get(&format!("/v2/team/app/manifests/{tag}")).await;
+    }
+    let tags = |lines: Vec<String>| -> String {
+        let tags = lines.iter().skip(1).filter_map(|line| line.strip_prefix("fake.example/team/app:")?.chars().next());
+        tags.collect()
+    };
+    assert_eq!(tags(list(&mirror, &["--sort", "pulls"]).await), "312");
+    assert_eq!(tags(list(&mirror, &["--sort", "pulls", "--limit", "2"]).await), "31");
+    assert_eq!(tags(list(&mirror, &["--sort", "name"]).await), "123");
 }

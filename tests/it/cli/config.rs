@@ -223,6 +223,11 @@ fn a_file_that_came_after_the_start_is_compared() {
     let serving = Serving::start(forebay(&directory).args(ON_ANY_PORT));
     let diff = || run(&directory, &["config", "diff"]);
     assert_eq!(diff(), (Some(0), "the defaults: as the running forebay\n".to_owned(), String::new()));
+    for form in [&[][..], &["--json"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = forebay(&directory).args(["config", "diff"]).args(form).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{form:?}");
+    }
     fs::create_dir(directory.path().join("etc")).unwrap();
     fs::write(directory.path().join("etc/forebay.toml"), "[cache]\ntag_ttl = \"5m\"\n").unwrap();
     let (code, stdout, stderr) = diff();

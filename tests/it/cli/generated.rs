@@ -91,7 +91,14 @@ fn the_manual_has_a_page_for_each_command() {
 #[test]
 fn a_reader_that_leaves_is_no_failure_and_a_full_disk_is() {
     let directory = directory("");
-    for arguments in [&["man"][..], &["completion", "zsh"], &["version"]] {
+    let of_configuration = [
+        &["config", "example"][..],
+        &["config", "show"],
+        &["config", "show", "--json"],
+        &["check"],
+        &["check", "--json"],
+    ];
+    for arguments in [&["man"][..], &["completion", "zsh"], &["version"]].into_iter().chain(of_configuration) {
         let mut process = forebay(&directory).args(arguments).spawn().unwrap();
         drop(process.stdout.take());
         assert_eq!(process.wait().unwrap().code(), Some(0), "{arguments:?}");

@@ -10,7 +10,10 @@ use forebay_test_support::{
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::{running::ask, *};
+use super::{
+    running::{ask, json},
+    *,
+};
 
 /// What `forebay log` prints once it has so many lines.
 async fn lines(mirror: &Mirror, arguments: &[&str], count: usize) -> Vec<String> {
@@ -35,11 +38,13 @@ async fn a_pull_is_a_line_that_is_opened_by_its_id() {
     mirror.get("/v2/team/other/manifests/2").await;
 
     let list = lines(&mirror, &["log"], 3).await;
-    assert!(list[1].contains("  fake.example/team/app:1    miss ") && list[1].ends_with("  -"), "{list:?}");
-    assert!(list[2].contains("  fake.example/team/other:2  error "), "the newest comes last: {list:?}");
-    assert!(list[2].ends_with("  upstream_unavailable (status)"), "{list:?}");
-    let documents = lines(&mirror, &["log", "--image", "fake.example/team/app:1", "--json"], 1).await;
-    let pull: Value = serde_json::from_str(&documents[0]).unwrap();
+    assert!(list[1].contains("  fake.example/team/app:1    miss     -   "), "{list:?}");
+    let failed = "  fake.example/team/other:2  error    upstream_unavailable (status)  ";
+    assert!(list[2].contains(failed), "the newest comes last: {list:?}");
+    let document = json(&lines(&mirror, &["log", "--json"], 1).await[0]);
+    assert_eq!((document["pulls"].as_array().unwrap().len(), &document["next"]), (2, &Value::Null));
+    let pulls = json(&lines(&mirror, &["log", "--image", "fake.example/team/app:1", "--json"], 1).await[0]);
+    let pull = &pulls["pulls"][0];
     assert_eq!((&pull["image"], &pull["requests"]), (&"fake.example/team/app:1".into(), &2.into()));
 
     // The pull, an empty line, the head, and two requests in their order.
@@ -47,15 +52,15 @@ async fn a_pull_is_a_line_that_is_opened_by_its_id() {
     let opened = lines(&mirror, &["log", id], 6).await;
     assert!(opened[4].contains("  GET manifest  fake.example/team/app:1 "), "{opened:?}");
     assert!(opened[5].contains("  GET blob      fake.example/team/app@sha256:"), "{opened:?}");
-    let documents = lines(&mirror, &["log", id, "--json"], 2).await;
-    let blob: Value = serde_json::from_str(&documents[1]).unwrap();
+    let documents = lines(&mirror, &["log", id, "--json"], 1).await;
+    let requests = json(&documents[0]);
+    let blob = &requests["requests"][0];
     assert_eq!((&blob["operation"], &blob["pull"]), (&"blob".into(), &id.into()));
     // The request of a pull opens the pull.
-    assert_eq!(lines(&mirror, &["log", blob["id"].as_str().unwrap(), "--json"], 2).await, documents);
+    assert_eq!(lines(&mirror, &["log", blob["id"].as_str().unwrap(), "--json"], 1).await, documents);
     // Below a request that failed is its cause.
-    let errors = lines(&mirror, &["log", "--errors", "--json"], 1).await;
-    let failed: Value = serde_json::from_str(&errors[0]).unwrap();
-    let failed = failed["id"].as_str().unwrap();
+    let errors = json(&lines(&mirror, &["log", "--errors", "--slow", "0s", "--json"], 1).await[0]);
+    let failed = errors["pulls"][0]["id"].as_str().unwrap();
     assert!(lines(&mirror, &["log", failed], 6).await[5].starts_with(&format!("{failed}: ")));
 
     let (code, text, error) = ask(&mirror, &["log", "ffffffff-1"]).await;
@@ -64,7 +69,7 @@ async fn a_pull_is_a_line_that_is_opened_by_its_id() {
         error.starts_with("forebay: forebay knows no request ffffffff-1: it remembers the latest 10000"),
         "{error}"
     );
-    for arguments in [&["log", "--image", "docker.io?"][..], &["log", "--slower", "5"], &["log", "x"]] {
+    for arguments in [&["log", "--image", "docker.io?"][..], &["log", "--slow", "5"], &["log", "x"]] {
         let (code, text, error) = ask(&mirror, arguments).await;
         assert_eq!((code, &*text), (Some(2), ""), "{arguments:?}: {error}");
     }
@@ -92,11 +97,27 @@ async fn followed_requests_are_printed_as_they_end() {
         reading.is_finished()
     })
     .await;
-    // It ends as soon as its reader leaves.
+    // The reader stays until the mirror has ended.
     let (line, _printed) = reading.await.unwrap();
-    let request: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(request["image"], "fake.example/team/app:1");
+    assert_eq!(json(&line)["image"], "fake.example/team/app:1");
     mirror.drain().await;
     let ended = spawn_blocking(move || following.wait_with_output().unwrap()).await.unwrap();
     assert_eq!(ended.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_leaves_ends_what_follows() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let socket = mirror.config().admin.socket.clone().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut following = forebay(&directory).args(["log", "-f", "--control"]).arg(socket).spawn().unwrap();
+    let ended = spawn_blocking(move || {
+        let mut head = String::new();
+        BufReader::new(following.stdout.take().unwrap()).read_line(&mut head).unwrap();
+        // No request comes that it could print.
+        (head, following.wait().unwrap().code())
+    });
+    let (head, code) = ended.await.unwrap();
+    assert!(head.starts_with("TIME ") && code == Some(0), "{head}{code:?}");
 }

@@ -220,7 +220,7 @@ impl Mirror {
     pub async fn command(&self, program: &str, arguments: &[&str]) -> (Option<i32>, Vec<u8>, String) {
         let socket = self.config.admin.socket.as_ref().unwrap();
         let mut command = tokio::process::Command::new(program);
-        let output = command.arg("--control").arg(socket).args(arguments).kill_on_drop(true).output().await.unwrap();
+        let output = command.args(arguments).arg("--control").arg(socket).kill_on_drop(true).output().await.unwrap();
         (output.status.code(), output.stdout, String::from_utf8(output.stderr).unwrap())
     }
 

@@ -1,0 +1,272 @@
+//! A connection to the running forebay: to its control socket, or to its admin listener.
+//!
+//! What must hold: each wait for the connection and for an answer has its end.
+
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use forebay::{admin::control_socket, transport::MAX_LOCAL_CLIENTS};
+use http::{HeaderValue, Method, Request, Response, header, request};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::http1::{SendRequest, handshake},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Failure, control_place::ListenerUrl, running::Places};
+
+/// How long forebay may take to accept a connection, to answer, and to send a document.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest refusal that is read, in bytes.
+const MAX_ERROR: usize = 64 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ControlError {
+    #[error("no forebay runs here: nothing listens on {}; --control PATH or URL says where one does", listed(.0))]
+    NoneRuns(Vec<PathBuf>),
+    #[error("this user may not use {}: be root, forebay's user, or a member of admin.socket_group", .0.display())]
+    Denied(PathBuf),
+    #[error("cannot use {}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("cannot connect to {url}")]
+    Listener { url: ListenerUrl, source: io::Error },
+    #[error(
+        "no answer within {} s: is it stopped, or are {MAX_LOCAL_CLIENTS} clients connected?",
+        TIMEOUT.as_secs()
+    )]
+    SilentSocket,
+    #[error("no answer of {url} within {} s", TIMEOUT.as_secs())]
+    SilentListener { url: ListenerUrl },
+    #[error("{why}")]
+    Refused { is_usage: bool, why: String },
+    #[error("forebay asks for the token of admin.token_file: --token-file FILE names its file")]
+    NoToken,
+    #[error("the answer is {0}, as of another program: is this admin.listen or admin.socket of a forebay?")]
+    NotForebay(u16),
+    #[error("forebay has ended the stream of events, as it does when it stops")]
+    Ended,
+    #[error("forebay does not answer as it should")]
+    Answer(#[from] anyhow::Error),
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        match error {
+            // A parameter of the command line.
+            ControlError::Refused { is_usage: true, .. } => Self::Configuration(error.into()),
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A connection for one request.
+pub(super) struct Connection<B> {
+    sender: SendRequest<B>,
+    /// The listener at its other end; `None`: a control socket.
+    listener: Option<ListenerUrl>,
+    authorization: Option<HeaderValue>,
+    /// Aborted when the exchange is over.
+    _task: AbortOnDropHandle<()>,
+}
+
+impl<B> Connection<B>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    /// Connects.
+    ///
+    /// # Errors
+    /// No forebay listens in any of the places, or it accepts no client.
+    pub(super) async fn begin(places: &Places) -> Result<Self, ControlError> {
+        match places {
+            Places::Sockets(paths) => {
+                let socket = connect(paths)?;
+                socket.set_nonblocking(true).map_err(anyhow::Error::from)?;
+                let socket = tokio::net::UnixStream::from_std(socket).map_err(anyhow::Error::from)?;
+                Self::over(socket, None, None).await
+            }
+            Places::Listener { url, authorization } => {
+                let connect = TcpStream::connect((url.host.as_str(), url.port));
+                let socket = timed(Some(url), connect).await?;
+                let socket = socket.map_err(|source| ControlError::Listener { url: url.clone(), source })?;
+                Self::over(socket, Some(url.clone()), authorization.clone()).await
+            }
+        }
+    }
+
+    async fn over(
+        socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        listener: Option<ListenerUrl>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Self, ControlError> {
+        let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(anyhow::Error::from)?;
+        // What breaks the connection is an error of the request, too.
+        let task = tokio::spawn(async { drop(connection.await) });
+        Ok(Self { sender, listener, authorization, _task: AbortOnDropHandle::new(task) })
+    }
+
+    /// A request, with what its other end has to know of its sender.
+    pub(super) fn request(&self, method: Method, path: &str) -> request::Builder {
+        let host = self.listener.as_ref().map_or("localhost", |url| &url.authority);
+        let request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        match &self.authorization {
+            Some(authorization) => request.header(header::AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
+    /// The head of the response, however long it takes.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, hyper::Error> {
+        self.sender.send_request(request).await
+    }
+
+    /// The response, if it is a success and comes in time.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) async fn succeed(&mut self, request: Request<B>) -> Result<Response<Incoming>, ControlError> {
+        let sent = self.sender.send_request(request);
+        let response = timed(self.listener.as_ref(), sent).await?.map_err(anyhow::Error::from)?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// The outcome, unless it takes too long.
+    ///
+    /// # Errors
+    /// It does.
+    pub(super) async fn timed<T>(&self, work: impl Future<Output = T>) -> Result<T, ControlError> {
+        timed(self.listener.as_ref(), work).await
+    }
+
+    /// Why a response is no success.
+    pub(super) async fn refusal(&self, response: Response<Incoming>) -> ControlError {
+        let status = response.status().as_u16();
+        let body = self.timed(Limited::new(response.into_body(), MAX_ERROR).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+        self.refused(status, &serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// What a status that is no success means, with this document.
+    pub(super) fn refused(&self, status: u16, document: &Value) -> ControlError {
+        if status == 401 && self.authorization.is_none() {
+            return ControlError::NoToken;
+        }
+        // It may have several lines, each of which is made printable when it is printed.
+        let why = document["error"].as_str().map(str::to_owned);
+        why.map_or(ControlError::NotForebay(status), |why| ControlError::Refused { is_usage: status == 400, why })
+    }
+}
+
+/// The outcome of what one forebay does, unless it takes too long.
+async fn timed<T>(listener: Option<&ListenerUrl>, work: impl Future<Output = T>) -> Result<T, ControlError> {
+    timeout(TIMEOUT, work).await.map_err(|_| silent(listener))
+}
+
+fn silent(listener: Option<&ListenerUrl>) -> ControlError {
+    match listener {
+        Some(url) => ControlError::SilentListener { url: url.clone() },
+        None => ControlError::SilentSocket,
+    }
+}
+
+/// Connects to the first socket on which a program listens.
+fn connect(paths: &[PathBuf]) -> Result<UnixStream, ControlError> {
+    let mut denied = None;
+    for path in paths {
+        match connect_to(path, TIMEOUT) {
+            Ok(Some(socket)) => return Ok(socket),
+            Ok(None) => {}
+            Err(ControlError::Denied(path)) => denied = denied.or(Some(path)),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(denied.map_or_else(|| ControlError::NoneRuns(paths.to_vec()), ControlError::Denied))
+}
+
+/// A connection to a socket; `None`: no program listens on it.
+fn connect_to(path: &Path, most: Duration) -> Result<Option<UnixStream>, ControlError> {
+    match control_socket::connect(path, most) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => Ok(None),
+            io::ErrorKind::PermissionDenied => Err(ControlError::Denied(path.to_owned())),
+            // The queue of the socket is full.
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(ControlError::SilentSocket),
+            _ => Err(ControlError::Socket { path: path.to_owned(), source: error }),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::net::UnixListener};
+
+    use bytes::Bytes;
+    use http_body_util::Empty;
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    use super::*;
+
+    /// A socket whose queue is full, the clients in it, and its listener.
+    fn full(path: &Path) -> (Vec<UnixStream>, Socket) {
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let waiting = std::iter::from_fn(|| connect_to(path, Duration::from_millis(1)).ok().flatten());
+        (waiting.collect(), listener)
+    }
+
+    #[test]
+    fn a_forebay_that_accepts_no_client_is_told_as_such() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let _full = full(&path);
+        let error = connect_to(&path, Duration::from_millis(1)).unwrap_err().to_string();
+        assert_eq!(error, "no answer within 10 s: is it stopped, or are 32 clients connected?");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forebay_that_does_not_answer_is_told_as_such() {
+        let (own, _silent) = UnixStream::pair().unwrap();
+        own.set_nonblocking(true).unwrap();
+        let socket = tokio::net::UnixStream::from_std(own).unwrap();
+        let mut connection = Connection::over(socket, None, None).await.unwrap();
+        let request = connection.request(Method::GET, "/api/v1/events").body(Empty::<Bytes>::new()).unwrap();
+        let error = connection.succeed(request).await.unwrap_err();
+        assert!(matches!(error, ControlError::SilentSocket), "{error}");
+    }
+
+    #[test]
+    fn the_first_place_where_a_program_listens_is_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let [none, stale, live] = ["none", "stale", "live"].map(|name| directory.path().join(name));
+        drop(UnixListener::bind(&stale).unwrap());
+        let places = [none.clone(), stale.clone(), live.clone(), none.join("below")];
+        let error = connect(&places).unwrap_err().to_string();
+        assert!(error.starts_with("no forebay runs here: nothing listens on ") && error.contains("live, "), "{error}");
+        let _listener = UnixListener::bind(&live).unwrap();
+        assert!(connect(&places).is_ok());
+        fs::remove_file(&live).unwrap();
+        assert!(connect(&places).is_err());
+    }
+}
