@@ -4,17 +4,17 @@ use std::{fs, path::Path};
 
 use forebay_test_support::real::{
     containerd::Containerd,
-    forebay::{self, Forebay},
+    forebay::Forebay,
     image::{Blob, Format, Image, Index},
     podman::Podman,
-    program::{self, Finished},
+    program::Finished,
     registry::Registry,
     turn::Turn,
 };
 
 async fn mirror(registry: &Registry) -> Forebay {
     let config = format!(
-        "socket = \"control.sock\"\n[[upstream]]\nname = \"docker.io\"\nurls = [\"{}\"]\ndefault = true\nlibrary = true\n",
+        "[[upstream]]\nname = \"docker.io\"\nurls = [\"{}\"]\ndefault = true\nlibrary = true\n",
         registry.url()
     );
     Forebay::start(&config, &[]).await
@@ -22,9 +22,7 @@ async fn mirror(registry: &Registry) -> Forebay {
 
 /// `forebay cache …` of this instance.
 async fn cache(forebay: &Forebay, arguments: &[&str]) -> Finished {
-    let mut command = forebay::command();
-    command.arg("cache").args(arguments).arg("--control").arg(forebay.cache().with_file_name("control.sock"));
-    program::run(command).await
+    forebay.operate(&[&["cache"], arguments].concat()).await
 }
 
 /// `dir:` names blobs by the hex of their digest.
@@ -49,7 +47,9 @@ async fn skopeo_reads_an_exported_archive() {
         let bundle = user.place("bundle.tar").display().to_string();
         cache(&forebay, &["export", "-o", &bundle, "multi:1"]).await.ok();
 
-        let source = format!("oci-archive:{bundle}:docker.io/library/multi:1");
+        // By a name, skopeo finds only what has a media type of OCI.
+        let name = if matches!(format, Format::Oci) { ":docker.io/library/multi:1" } else { "" };
+        let source = format!("oci-archive:{bundle}{name}");
         let raw = user.skopeo(&["inspect", "--raw", &source]).await.ok();
         assert_eq!(raw, multi.index.blob.bytes, "the index, byte for byte");
         let folder = user.place("all");
