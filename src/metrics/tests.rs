@@ -11,6 +11,7 @@ use crate::{
     rule::RuleResult,
     transport::HandshakeFailure,
     upstream::{FailureCause, RateKey, TokenResult},
+    warm::WarmResult,
 };
 
 /// Metrics in which every family has a value.
@@ -38,6 +39,7 @@ fn everything() -> Metrics {
     metrics.cache(ObjectKind::Partial, 1000, 3);
     metrics.cache_in_flight(500);
     metrics.cache_pinned(300);
+    metrics.image_warmed(WarmResult::Fetched);
     metrics.cache_max(1 << 30);
     metrics.cache_filesystem_free(1 << 31);
     metrics.cache_oldest_use(Some(8));
@@ -127,6 +129,7 @@ fn the_names_of_the_contract_are_there() {
         ("forebay_cache_max_bytes", "gauge"),
         ("forebay_cache_filesystem_free_bytes", "gauge"),
         ("forebay_cache_pinned_bytes", "gauge"),
+        ("forebay_warm_images_total", "counter"),
         ("forebay_cache_oldest_use_timestamp_seconds", "gauge"),
         ("forebay_cache_objects", "gauge"),
         ("forebay_evicted_bytes_total", "counter"),

@@ -95,16 +95,16 @@ minimum_age = "7d"
 minimum_age_first = "allow"
 deny = false
 [[warm]]
-images = ["ghcr.io/o/app:v3", "node"]
+images = ["docker.io/o/app:v3", "docker.io/library/node"]
 every = "6h"
 platforms = ["linux/arm64", "linux/arm/v7"]
 [[warm]]
-images = ["node"]
+images = ["docker.io/library/node"]
 at = "02:00"
 platforms = ["all"]
 pin = "30d"
 [[warm]]
-images = ["node"]
+images = ["docker.io/library/node"]
 at = "23:59"
 "#;
 
