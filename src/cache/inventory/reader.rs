@@ -53,12 +53,9 @@ impl Inventory {
     /// Reads what is on disk once the start-up scan is complete, and what comes after that, until the end; then writes
     /// the file.
     pub async fn run(self, end: CancellationToken) {
-        let mut reader = Reader::new(self.clone(), end.clone());
-        tokio::select! {
-            () = end.cancelled() => {}
-            () = reader.read_on() => {}
-        }
-        // A save that was running has taken the note of the change, and may fail.
+        // It is not dropped: a job that runs on would keep the cache directory locked.
+        Reader::new(self.clone(), end).read_on().await;
+        // A save may have failed.
         self.0.names.note_change();
         blocking(move || self.save()).await;
     }
@@ -70,20 +67,24 @@ impl Reader {
         Self { inventory, end, tidy_at: due, save_at: due }
     }
 
+    /// Returns at the end, once its last job is done.
     async fn read_on(&mut self) {
-        let store = self.inventory.0.store.clone();
+        let (inventory, end) = (self.inventory.clone(), self.end.clone());
         // Until then it is not known what is gone.
-        while timeout_at(self.save_at, store.until_scanned()).await.is_err() {
-            self.save_if_due().await;
+        loop {
+            match end.run_until_cancelled(timeout_at(self.save_at, inventory.0.store.until_scanned())).await {
+                Some(Ok(())) => break,
+                Some(Err(_)) => self.save_if_due().await,
+                None => return,
+            }
         }
         self.job(Inventory::rebuild).await;
-        loop {
+        while !end.is_cancelled() {
             self.read_all().await;
             self.keep_up().await;
             let due = self.tidy_at.min(self.save_at);
-            let inventory = self.inventory.clone();
-            // Which of both it was is seen by the clock.
-            let _ = timeout_at(due, inventory.0.work.notified()).await;
+            // Which of the three it was is seen by the clock and the token.
+            let _ = end.run_until_cancelled(timeout_at(due, inventory.0.work.notified())).await;
         }
     }
 
@@ -113,7 +114,7 @@ impl Reader {
                 self.job(Inventory::look_again).await;
             }
             self.in_batches(landed.manifests, |inventory, manifest, end| inventory.read_landed(manifest, end)).await;
-            if !inner.names.has_unread() {
+            if !inner.names.has_unread() || self.end.is_cancelled() {
                 break;
             }
             for shard in 0..SHARDS {
