@@ -4,11 +4,14 @@
 
 use std::{
     fs,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Stdio,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -25,8 +28,7 @@ const PIPES: &str = "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >&2";
 
 /// A browser with one tab; it ends with this value.
 pub struct Browser {
-    // Before the folder: it must be gone when its files are removed.
-    _process: Child,
+    process: Child,
     _folder: TempDir,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -47,13 +49,12 @@ impl Browser {
         command.args(["--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]);
         command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
         command.args(["--remote-debugging-pipe", "about:blank"]).env("HOME", folder.path());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).process_group(0);
         let mut process = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("chromium starts");
         let input = process.stdin.take().expect("its input is a pipe");
         let output = BufReader::new(process.stdout.take().expect("its output is a pipe"));
         let (session, complaints) = (String::new(), Vec::new());
-        let mut browser =
-            Browser { _process: process, _folder: folder, input, output, commands: 0, session, complaints };
+        let mut browser = Browser { process, _folder: folder, input, output, commands: 0, session, complaints };
         let tab = browser.command("Target.createTarget", json!({ "url": "about:blank" })).await;
         let attach = json!({ "targetId": tab["targetId"], "flatten": true });
         let attached = browser.command("Target.attachToTarget", attach).await;
@@ -161,6 +162,19 @@ impl Browser {
         };
         if is_error {
             self.complaints.push(params.to_string());
+        }
+    }
+}
+
+impl Drop for Browser {
+    /// Ends all of its processes: they must be gone when the files of its folder are removed.
+    fn drop(&mut self) {
+        let group = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        // It may have ended by itself.
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+        let patience = Instant::now() + Duration::from_secs(5);
+        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
