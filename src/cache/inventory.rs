@@ -249,19 +249,6 @@ impl Inventory {
         self.0.has_garbage.store(true, Ordering::Relaxed);
     }
 
-    /// An image has come with an archive.
-    pub(crate) fn note_import(&self, name: ImageName, digest: &Digest) {
-        let manifest = manifest_key(name.visibility, digest);
-        self.0.names.with_new(
-            name.borrow(),
-            || name.clone(),
-            |state| (state.manifest, state.unread) = (Some(manifest), Unread::Manifest),
-        );
-        self.0.has_garbage.store(true, Ordering::Relaxed);
-        self.0.names.note_change();
-        self.0.work.notify_one();
-    }
-
     /// A manifest is on disk now.
     pub(crate) fn note_landed(&self, manifest: ContentKey) {
         {
@@ -332,33 +319,18 @@ impl Inventory {
     pub(crate) fn note_held(&self, used: ManifestUse<'_>) {
         let ManifestUse { visibility, upstream, repository, reference, digest, .. } = used;
         let manifest = manifest_key(visibility, digest);
-        let is_news = self.0.names.with(NameRef::new(visibility, upstream, repository, reference), |state| {
-            let is_news = state.manifest.as_ref() != Some(&manifest);
-            if is_news {
-                (state.manifest, state.unread) = (Some(manifest), Unread::Manifest);
-            }
-            is_news
-        });
+        let is_news =
+            self.0.names.with(NameRef::new(visibility, upstream, repository, reference), |state| state.means(manifest));
         if is_news == Some(true) {
             self.0.has_garbage.store(true, Ordering::Relaxed);
             self.0.work.notify_one();
         }
     }
 
-    /// An operator had this image fetched, and its name means this digest.
-    pub(crate) fn note_warmed(&self, name: &ImageName, digest: &Digest) {
+    /// An operator had this image fetched or imported, and its name means this digest.
+    pub(crate) fn note_image(&self, name: &ImageName, digest: &Digest) {
         let manifest = manifest_key(name.visibility, digest);
-        let is_news = self.0.names.with_new(
-            name.borrow(),
-            || name.clone(),
-            |state| {
-                let is_news = state.manifest.as_ref() != Some(&manifest);
-                if is_news {
-                    (state.manifest, state.unread) = (Some(manifest), Unread::Manifest);
-                }
-                is_news
-            },
-        );
+        let is_news = self.0.names.with_new(name.borrow(), || name.clone(), |state| state.means(manifest));
         if is_news == Some(true) {
             self.0.has_garbage.store(true, Ordering::Relaxed);
             self.0.names.note_change();

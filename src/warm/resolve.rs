@@ -178,7 +178,7 @@ impl Warmer {
         let (blobs, problem) = Default::default();
         let mut image = ResolvedImage { name: name_text, source, digest, has_fetched, is_stale, blobs, problem };
         self.walk(&request, &mut image, wanted).await?;
-        self.inventory.note_warmed(name, &image.digest);
+        self.inventory.note_image(name, &image.digest);
         Ok(image)
     }
 

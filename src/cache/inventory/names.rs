@@ -54,6 +54,17 @@ pub(super) struct NameState {
     pub is_pinned: bool,
 }
 
+impl NameState {
+    /// Has the name mean a manifest; whether it meant another one, or none.
+    pub(super) fn means(&mut self, manifest: CompactKey) -> bool {
+        let is_news = self.manifest.as_ref() != Some(&manifest);
+        if is_news {
+            (self.manifest, self.unread) = (Some(manifest), Unread::Manifest);
+        }
+        is_news
+    }
+}
+
 /// What is to be read of a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Unread {

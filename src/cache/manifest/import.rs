@@ -89,8 +89,8 @@ impl ManifestCache {
             self.0.tags.import(&request.key(tag), upstream.registry(), record).await;
             self.keep_held(&name, &hold(), &[Visibility::of(upstream)]).await;
         }
-        self.0.inventory.note_import(
-            ImageName {
+        self.0.inventory.note_image(
+            &ImageName {
                 visibility: request.visibility(),
                 upstream: upstream.name().clone(),
                 repository: repository.clone(),
