@@ -135,9 +135,15 @@ async fn a_token_opens_the_page_of_operators() {
         browser.value(&format!("{button}.focus(); {button}.click()")).await;
         let row = "document.querySelector('#image-list tbody tr').textContent";
         browser.until(&format!("{row}.includes(', pinned') === {pinned} && {button} === null")).await;
-        browser.until("document.activeElement.id === 'action-0'").await;
+        browser.until("document.activeElement.id === 'pin-0'").await;
     }
     check(&mut browser).await;
+    let note = "document.getElementById('image-note').textContent";
+    browser.value("document.querySelector('[data-action=refresh]').click()").await;
+    browser.until(&format!("{note} === 'docker.io/library/layers:1: unchanged.'")).await;
+    browser.value("window.confirm = () => true; document.querySelector('[data-action=remove]').click()").await;
+    browser.until(&format!("{note} === 'docker.io/library/layers:1: removed.'")).await;
+    browser.until("document.getElementById('image-list').textContent.includes('No image was found.')").await;
     browser.value("document.getElementById('forget').click()").await;
     browser.until("document.getElementById('token-form')?.hidden === false").await;
     assert_eq!(browser.value("sessionStorage.length").await, 0);

@@ -12,7 +12,7 @@ use crate::{
     },
     cache::inventory::{Image, PageQuery, PlatformState, Sort},
     html::Html,
-    oci::Platform,
+    oci::{Platform, Reference},
     rule::Pattern,
     units::bytes,
 };
@@ -130,13 +130,13 @@ fn table(html: &mut Html, images: &[Image], reader: Reader, now: SystemTime) {
          <th scope=\"col\">Here</th>",
     );
     if reader.may_change {
-        html.markup("<th scope=\"col\">Action</th>");
+        html.markup("<th scope=\"col\">Actions</th>");
     }
     html.markup("</tr></thead>\n<tbody>\n");
     for (place, image) in images.iter().enumerate() {
         row(html, image, now);
         if reader.may_change {
-            action(html, place, image);
+            actions(html, place, image);
         }
         html.markup("</tr>\n");
     }
@@ -165,12 +165,30 @@ fn row(html: &mut Html, image: &Image, now: SystemTime) {
 }
 
 /// What a script does to the image. `place`: that of the row, so that the focus stays there.
-fn action(html: &mut Html, place: usize, image: &Image) {
+fn actions(html: &mut Html, place: usize, image: &Image) {
+    let is_tag = matches!(image.name.reference, Reference::Tag(_));
+    let (pin, pin_title) = if image.is_pinned { ("unpin", "Unpin") } else { ("pin", "Pin") };
+    html.markup("<td>");
+    button(html, ("pin", place), (pin, pin_title), image);
+    // A digest means the same for ever.
+    if is_tag {
+        button(html, ("refresh", place), ("refresh", "Refresh"), image);
+    }
+    button(html, ("remove", place), ("remove", "Remove"), image);
+    html.markup("</td>");
+}
+
+fn button(
+    html: &mut Html,
+    (slot, place): (&'static str, usize),
+    (action, title): (&'static str, &'static str),
+    image: &Image,
+) {
     let name = image.name.to_string();
-    let (action, title) = if image.is_pinned { ("unpin", "Unpin") } else { ("pin", "Pin") };
-    html.markup("<td><button type=\"button\" id=\"action-").text(&place.to_string()).markup("\" data-action=\"");
-    html.markup(action).markup("\" data-image=\"").text(&name).markup("\" aria-label=\"").markup(title).markup(" ");
-    html.text(&name).markup("\">").markup(title).markup("</button></td>");
+    html.markup("<button type=\"button\" id=\"").markup(slot).markup("-").text(&place.to_string());
+    html.markup("\" data-action=\"").markup(action).markup("\" data-image=\"").text(&name);
+    html.markup("\" aria-label=\"").markup(title).markup(" ").text(&name).markup("\">").markup(title);
+    html.markup("</button> ");
 }
 
 /// The platforms that are here, and how many others there are.

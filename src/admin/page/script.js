@@ -33,19 +33,43 @@ async function tryToken(token) {
   }
 }
 
-// Pins an image, or unpins it.
+// A removal may wait for the disk, and a refresh for the registry.
+const ACTION_TIMEOUT = 120000;
+
+function request({ action, image }) {
+  const signal = AbortSignal.timeout(ACTION_TIMEOUT);
+  if (action === "remove") {
+    const path = "/api/v1/images?match=" + encodeURIComponent(image);
+    return fetch(path, { method: "DELETE", headers, signal });
+  }
+  const body = JSON.stringify({ match: image });
+  const typed = { ...headers, "content-type": "application/json" };
+  return fetch("/api/v1/images/" + action, { method: "POST", headers: typed, body, signal });
+}
+
+// What became of the image: a document says it, or an event in a stream.
+async function outcome(response, action) {
+  const text = await response.text();
+  if (!response.ok) {
+    return JSON.parse(text).error;
+  }
+  const event = text.split("\n\n").find((event) => event.startsWith("event: image\n"));
+  if (!event) {
+    return action + " is done";
+  }
+  const { result, problem } = JSON.parse(event.split("\ndata: ")[1]);
+  return result + (problem ? ", " + problem : "");
+}
+
+// Does what a button says to its image, and shows the images anew.
 async function act({ action, image }) {
+  if (action === "remove" && !confirm("Remove " + image + " from the cache?")) {
+    return;
+  }
   const note = document.getElementById("image-note");
-  const signal = AbortSignal.timeout(TIMEOUT);
+  note.textContent = image + ": …";
   try {
-    const response = await fetch("/api/v1/images/" + action, {
-      method: "POST",
-      headers: { ...headers, "content-type": "application/json" },
-      body: JSON.stringify({ match: image }),
-      signal,
-    });
-    const answer = await response.json();
-    note.textContent = response.ok ? image + ": " + action + " is done." : answer.error;
+    note.textContent = image + ": " + (await outcome(await request({ action, image }), action)) + ".";
   } catch {
     note.textContent = "forebay does not answer.";
   }

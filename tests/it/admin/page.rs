@@ -166,7 +166,11 @@ async fn with_a_token_a_stranger_sees_the_form_alone() {
     assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200);
     until("the image has a button", async || {
         let images = get(&mirror, "/page/images", "localhost", &right).await;
-        images.text().contains("data-action=\"pin\" data-image=\"fake.example/team/app:1\"")
+        let has = |action| {
+            let button = format!("data-action=\"{action}\" data-image=\"fake.example/team/app:1\"");
+            images.text().contains(&button)
+        };
+        ["pin", "refresh", "remove"].into_iter().all(has)
     })
     .await;
     let form = get(&mirror, "/", "localhost", "").await;
