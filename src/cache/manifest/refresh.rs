@@ -33,7 +33,8 @@ impl ManifestCache {
         let request = ManifestRequest {
             upstream: upstream.clone(),
             repository: repository.clone(),
-            accept: Accept::default(),
+            // A registry refuses what such a request does not name, or converts it.
+            accept: Accept::of_images(),
             tag_digest: None,
         };
         let key = request.key(tag);

@@ -5,8 +5,8 @@ use std::{fs, sync::Arc, time::Duration};
 use forebay_test_support::{
     blob::{self, Random, content, path},
     control::{ask, events, get, post},
-    fake_registry::{FakeRegistry, Fault, Image, Server, When},
-    manifest::manifest,
+    fake_registry::{FakeRegistry, Fault, Image, Record, Server, When},
+    manifest::{OCI_INDEX, OCI_MANIFEST, manifest},
     mirror::Mirror,
     raw::Raw,
     until::{bounded, until},
@@ -171,7 +171,14 @@ async fn a_refresh_asks_the_upstream_whatever_is_fresh() {
         (&json!(old.manifest.as_str()), &json!(new.manifest.as_str()))
     );
     assert_eq!(digest_of().await.as_deref(), Some(new.manifest.as_str()));
+    let asked_before = registry.requests().len();
     assert_eq!(refresh().await[0].1["result"], "unchanged");
+    // A registry says that it has no image of OCI if the request does not name the type.
+    let asked = registry.requests().split_off(asked_before);
+    for media_type in [OCI_INDEX, OCI_MANIFEST] {
+        let names = |request: &Record| request.headers.get_all("accept").iter().any(|value| value == media_type);
+        assert!(asked.iter().filter(|request| request.path == manifest("1")).all(names), "{asked:?}");
+    }
 
     registry.untag("team/app", "1");
     assert_eq!(refresh().await[0].1["result"], "failed");
