@@ -123,7 +123,7 @@ pub(super) async fn fragment(sources: &Sources, search: &Search, problem: Option
 
 fn table(html: &mut Html, images: &[Image], reader: Reader, now: SystemTime) {
     html.markup(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-labelledby=\"images-title\">\n\
+        "<div class=\"scroll\" id=\"images-table\" tabindex=\"0\" role=\"group\" aria-labelledby=\"images-title\">\n\
          <table>\n<thead><tr><th scope=\"col\">Image</th><th scope=\"col\">Platforms</th>\
          <th scope=\"col\" class=\"number\">Size</th><th scope=\"col\" class=\"number\">Shared</th>\
          <th scope=\"col\" class=\"number\">Pulls</th><th scope=\"col\">Last use</th><th scope=\"col\">Checked</th>\
@@ -134,8 +134,9 @@ fn table(html: &mut Html, images: &[Image], reader: Reader, now: SystemTime) {
     }
     html.markup("</tr></thead>\n<tbody>\n");
     for (place, image) in images.iter().enumerate() {
-        row(html, image, now);
-        if reader.may_change {
+        let place = reader.may_change.then_some(place);
+        row(html, (place, image), now);
+        if let Some(place) = place {
             actions(html, place, image);
         }
         html.markup("</tr>\n");
@@ -143,12 +144,15 @@ fn table(html: &mut Html, images: &[Image], reader: Reader, now: SystemTime) {
     html.markup("</tbody>\n</table>\n</div>\n");
 }
 
-fn row(html: &mut Html, image: &Image, now: SystemTime) {
+/// `place`: that of the row, if it has buttons that are named after its image.
+fn row(html: &mut Html, (place, image): (Option<usize>, &Image), now: SystemTime) {
     let known = |size: Option<u64>| size.map_or_else(|| "?".to_owned(), bytes);
-    html.markup("<tr><th scope=\"row\">")
-        .text(&image.name.to_string())
-        .markup("</th>")
-        .cell(&platforms(&image.platforms, image.more_platforms));
+    html.markup("<tr><th scope=\"row\"");
+    if let Some(place) = place {
+        html.markup(" id=\"image-").text(&place.to_string()).markup("\"");
+    }
+    html.markup(">").text(&image.name.to_string()).markup("</th>");
+    html.cell(&platforms(&image.platforms, image.more_platforms));
     html.number(&known(image.size)).number(&known(image.shared)).number(&image.pulls.to_string());
     for time in [image.last_use, image.confirmed] {
         match time {
@@ -164,31 +168,24 @@ fn row(html: &mut Html, image: &Image, now: SystemTime) {
     html.markup(if image.is_pinned { ", pinned</td>" } else { "</td>" });
 }
 
-/// What a script does to the image. `place`: that of the row, so that the focus stays there.
+/// What a script does to the image. The place is in the ids, so that the focus stays there.
 fn actions(html: &mut Html, place: usize, image: &Image) {
-    let is_tag = matches!(image.name.reference, Reference::Tag(_));
     let (pin, pin_title) = if image.is_pinned { ("unpin", "Unpin") } else { ("pin", "Pin") };
-    html.markup("<td>");
-    button(html, ("pin", place), (pin, pin_title), image);
+    html.markup("<td data-image=\"").text(&image.name.to_string()).markup("\">");
+    button(html, ("pin", place), (pin, pin_title));
     // A digest means the same for ever.
-    if is_tag {
-        button(html, ("refresh", place), ("refresh", "Refresh"), image);
+    if matches!(image.name.reference, Reference::Tag(_)) {
+        button(html, ("refresh", place), ("refresh", "Refresh"));
     }
-    button(html, ("remove", place), ("remove", "Remove"), image);
+    button(html, ("remove", place), ("remove", "Remove"));
     html.markup("</td>");
 }
 
-fn button(
-    html: &mut Html,
-    (slot, place): (&'static str, usize),
-    (action, title): (&'static str, &'static str),
-    image: &Image,
-) {
-    let name = image.name.to_string();
-    html.markup("<button type=\"button\" id=\"").markup(slot).markup("-").text(&place.to_string());
-    html.markup("\" data-action=\"").markup(action).markup("\" data-image=\"").text(&name);
-    html.markup("\" aria-label=\"").markup(title).markup(" ").text(&name).markup("\">").markup(title);
-    html.markup("</button> ");
+fn button(html: &mut Html, (slot, place): (&'static str, usize), (action, title): (&'static str, &'static str)) {
+    let place = place.to_string();
+    html.markup("<button type=\"button\" id=\"").markup(slot).markup("-").text(&place);
+    html.markup("\" data-action=\"").markup(action).markup("\" aria-labelledby=\"").markup(slot).markup("-");
+    html.text(&place).markup(" image-").text(&place).markup("\">").markup(title).markup("</button> ");
 }
 
 /// The platforms that are here, and how many others there are.

@@ -102,8 +102,9 @@ document.addEventListener("click", (event) => {
     sessionStorage.removeItem(KEY);
     location.reload();
   }
-  if (event.target.dataset.action) {
-    act(event.target.dataset);
+  const { action } = event.target.dataset;
+  if (action) {
+    act({ action, image: event.target.closest("[data-image]").dataset.image });
   }
 });
 
