@@ -22,7 +22,7 @@ mod removal;
 mod requests;
 mod response;
 pub(super) mod status;
-mod transfers;
+pub(super) mod transfers;
 mod turns;
 mod upstream_pause;
 mod upstream_test;

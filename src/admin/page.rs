@@ -14,6 +14,7 @@ mod reader;
 mod registries;
 mod resource;
 mod savings;
+mod transfers;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};

@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 use forebay_test_support::real::{
     browser::Browser,
     forebay::Forebay,
+    gate::Gate,
     image::{Format, Image},
     podman::Podman,
     registry::Registry,
@@ -15,13 +16,21 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A registry with two images, and forebay in front of it.
 async fn mirror(more: &str, files: &[(&str, &str)]) -> (Registry, Forebay) {
+    let registry = registry().await;
+    let forebay = Forebay::start(&format!("{more}{}", upstream(&registry.url())), files).await;
+    (registry, forebay)
+}
+
+async fn registry() -> Registry {
     let registry = Registry::open().await;
     for (name, seed) in [("library/layers", 1), ("library/other", 2)] {
         registry.pusher().image(name, "1", &Image::new(Format::Oci, seed, &[300_000, 40_000])).await;
     }
-    let upstream = format!("[[upstream]]\nname = \"docker.io\"\nurls = [\"{}\"]\ndefault = true\n", registry.url());
-    let forebay = Forebay::start(&format!("{more}{upstream}"), files).await;
-    (registry, forebay)
+    registry
+}
+
+fn upstream(url: &str) -> String {
+    format!("[[upstream]]\nname = \"docker.io\"\nurls = [\"{url}\"]\ndefault = true\nconnections = 1\n")
 }
 
 /// A pull of a client that is not the browser; whether it succeeded.
@@ -98,6 +107,31 @@ async fn operators_see_what_happens() {
     browser.until(&format!("{}.includes('refused')", text("failures"))).await;
     browser.until(&format!("{}.includes('docker.io answered no request')", text("health"))).await;
     check(&mut browser).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_what_is_transferred_now() {
+    let (registry, user) = (registry().await, Podman::new(""));
+    let gate = Gate::before(registry.port).await;
+    let forebay = Forebay::start(&upstream(&gate.url()), &[]).await;
+    let mut browser = Browser::start().await;
+    browser.open(&forebay.admin_url("/")).await;
+    let transfers = "document.getElementById('transfers').textContent";
+    browser.until(&format!("{transfers}.includes('Nothing.')")).await;
+
+    // The larger layer stops in the middle.
+    gate.hold_each_after(100_000);
+    let watch = async {
+        let row = "document.querySelector('#transfers-table tbody tr')?.textContent ?? ''";
+        browser.until(&format!("({row}).startsWith('docker.io/library/layers:1')")).await;
+        browser.until(&format!("({row}).includes('127.0.0.1') && ({row}).includes(' of 293.')")).await;
+        browser.until("document.querySelector('#transfers progress').position < 1").await;
+        check(&mut browser).await;
+        gate.open();
+    };
+    let (is_pulled, ()) = tokio::join!(pull(&forebay, &user, "layers:1"), watch);
+    assert!(is_pulled);
+    browser.until(&format!("{transfers}.includes('Nothing.')")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ const MEASURED: Duration = Duration::from_millis(500);
 const MAX_ENTRIES: usize = 1000;
 
 /// What the document is made of.
-struct Measured {
+pub(in crate::admin) struct Measured {
     requests: Vec<Rated<Arc<RunningRequest>>>,
     downloads: Vec<Rated<RunningDownload>>,
 }
@@ -43,28 +43,30 @@ struct Rated<T> {
     bytes_per_second: u64,
 }
 
-/// The document. It takes as long as the measurement, for which it needs no turn.
+/// The response. It takes as long as the measurement, for which it needs no turn.
 pub(super) async fn transfers(
     history: History,
     downloads: Downloads,
     sight: Sight,
     turn: impl Future<Output = Result<Turn, ApiError>>,
 ) -> Result<Response<ApiBody>, ApiError> {
-    let measured = Measured::take(&history, &downloads, sight).await;
-    turn.await?.document(move || measured.json(&history)).await
+    let mut measured = Measured::take(&history, &downloads, sight).await;
+    turn.await?.document(move || serde_json::to_string(&measured.document(&history))).await
 }
 
 impl Measured {
-    async fn take(history: &History, downloads: &Downloads, sight: Sight) -> Self {
+    /// Measures what the caller may see. If that is nothing, there is nothing to wait for.
+    pub(in crate::admin) async fn take(history: &History, downloads: &Downloads, sight: Sight) -> Self {
         let begun = Instant::now();
-        let sent: HashMap<u64, u64> =
-            history.in_flight().iter().map(|request| (request.id.number, request.sent())).collect();
+        let (requests, running) = in_sight(history, downloads, sight);
+        if requests.is_empty() && running.is_empty() {
+            return Self { requests: Vec::new(), downloads: Vec::new() };
+        }
+        let sent: HashMap<u64, u64> = requests.iter().map(|request| (request.id.number, request.sent())).collect();
         let received: HashMap<usize, RunningDownload> =
-            downloads.running().into_iter().map(|download| (download.identity(), download)).collect();
+            running.into_iter().map(|download| (download.identity(), download)).collect();
         tokio::time::sleep(MEASURED).await;
-        let (now, mut requests, mut running) = (Instant::now(), history.in_flight(), downloads.running());
-        requests.retain(|request| sight.of_clients || !request.is_of_client);
-        running.retain(|download| sight.of_clients || !download.source().upstream.uses_client_credentials());
+        let (now, (requests, running)) = (Instant::now(), in_sight(history, downloads, sight));
         let since = |started: Instant| now.saturating_duration_since(started.max(begun));
         let requests = requests.into_iter().map(|request| {
             let before = sent.get(&request.id.number).copied().unwrap_or_default();
@@ -79,8 +81,8 @@ impl Measured {
         Self { requests: requests.collect(), downloads: downloads.collect() }
     }
 
-    /// The document.
-    fn json(mut self, history: &History) -> serde_json::Result<String> {
+    /// The document. It takes some milliseconds of a thread.
+    pub(in crate::admin) fn document(&mut self, history: &History) -> Document<'_> {
         let now = Instant::now();
         let sum = |rates: &mut dyn Iterator<Item = u64>| rates.fold(0, u64::saturating_add);
         let sent_bytes_per_second = sum(&mut self.requests.iter().map(|rated| rated.bytes_per_second));
@@ -101,9 +103,20 @@ impl Measured {
         let requests = self.requests.iter().map(|rated| RequestEntry::of(rated, image(&rated.of), now)).collect();
         let of_download = |rated: &Rated<RunningDownload>| first_of(&rated.of).and_then(|request| image(request));
         let downloads = self.downloads.iter().map(|rated| DownloadEntry::of(rated, of_download(rated), now)).collect();
-        let document = Document { requests, downloads, sent_bytes_per_second, received_bytes_per_second, left_out };
-        serde_json::to_string(&document)
+        Document { requests, downloads, sent_bytes_per_second, received_bytes_per_second, left_out }
     }
+}
+
+/// What is in flight, as far as the caller may see it.
+fn in_sight(
+    history: &History,
+    downloads: &Downloads,
+    sight: Sight,
+) -> (Vec<Arc<RunningRequest>>, Vec<RunningDownload>) {
+    let (mut requests, mut running) = (history.in_flight(), downloads.running());
+    requests.retain(|request| sight.of_clients || !request.is_of_client);
+    running.retain(|download| sight.of_clients || !download.source().upstream.uses_client_credentials());
+    (requests, running)
 }
 
 /// The name of an image, if it is known.
@@ -128,38 +141,39 @@ fn left(missing: u64, bytes_per_second: u64) -> Option<u64> {
     missing.checked_div(bytes_per_second)
 }
 
+/// What is transferred, as the API tells it.
 #[derive(Serialize)]
-struct Document<'a> {
-    requests: Vec<RequestEntry<'a>>,
-    downloads: Vec<DownloadEntry<'a>>,
-    sent_bytes_per_second: u64,
-    received_bytes_per_second: u64,
-    left_out: usize,
+pub(in crate::admin) struct Document<'a> {
+    pub requests: Vec<RequestEntry<'a>>,
+    pub downloads: Vec<DownloadEntry<'a>>,
+    pub sent_bytes_per_second: u64,
+    pub received_bytes_per_second: u64,
+    pub left_out: usize,
 }
 
 /// A request that is being answered.
 #[derive(Serialize)]
-struct RequestEntry<'a> {
+pub(in crate::admin) struct RequestEntry<'a> {
     id: String,
     pull: Option<String>,
-    peer: &'a str,
+    pub peer: &'a str,
     user_agent: Option<&'a str>,
     user: Option<&'a str>,
     method: &'a str,
-    upstream: Option<&'a str>,
+    pub upstream: Option<&'a str>,
     /// That of its pull, as far as it is known.
-    image: Option<String>,
+    pub image: Option<String>,
     /// What is sent.
     subject: Option<String>,
     operation: &'static str,
     /// `None`: the client waits for the head of the response.
-    outcome: Option<&'static str>,
+    pub outcome: Option<&'static str>,
     status: Option<u16>,
     sent: u64,
     length: Option<u64>,
-    bytes_per_second: u64,
-    seconds: f64,
-    left_seconds: Option<u64>,
+    pub bytes_per_second: u64,
+    pub seconds: f64,
+    pub left_seconds: Option<u64>,
     access: &'static str,
 }
 
@@ -193,19 +207,19 @@ impl<'a> RequestEntry<'a> {
 
 /// A blob that is downloaded into the cache.
 #[derive(Serialize)]
-struct DownloadEntry<'a> {
-    upstream: &'a str,
-    repository: &'a str,
+pub(in crate::admin) struct DownloadEntry<'a> {
+    pub upstream: &'a str,
+    pub repository: &'a str,
     /// That of the pull for which it is downloaded, as far as it is known.
-    image: Option<String>,
+    pub image: Option<String>,
     digest: &'a str,
     stage: &'static str,
-    here: u64,
-    size: Option<u64>,
+    pub here: u64,
+    pub size: Option<u64>,
     received: u64,
-    bytes_per_second: u64,
-    seconds: f64,
-    left_seconds: Option<u64>,
+    pub bytes_per_second: u64,
+    pub seconds: f64,
+    pub left_seconds: Option<u64>,
     clients: usize,
     prefetch: bool,
     access: &'static str,
@@ -242,6 +256,56 @@ fn access(is_of_client: bool) -> &'static str {
 /// Rounded to a millisecond.
 fn seconds(now: Instant, started: Instant) -> f64 {
     (now.saturating_duration_since(started).as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+impl<'a> RequestEntry<'a> {
+    /// An entry of a client at this address.
+    pub(in crate::admin) fn of_test(image: &str, peer: &'a str) -> Self {
+        Self {
+            id: String::new(),
+            pull: None,
+            peer,
+            user_agent: None,
+            user: None,
+            method: "GET",
+            upstream: None,
+            image: Some(image.to_owned()),
+            subject: None,
+            operation: "blob",
+            outcome: None,
+            status: None,
+            sent: 0,
+            length: None,
+            bytes_per_second: 0,
+            seconds: 0.0,
+            left_seconds: None,
+            access: "shared",
+        }
+    }
+}
+
+#[cfg(test)]
+impl<'a> DownloadEntry<'a> {
+    /// An entry of a blob there.
+    pub(in crate::admin) fn of_test(upstream: &'a str, repository: &'a str) -> Self {
+        Self {
+            upstream,
+            repository,
+            image: None,
+            digest: "sha256:1f2e",
+            stage: "receiving",
+            here: 0,
+            size: None,
+            received: 0,
+            bytes_per_second: 0,
+            seconds: 0.0,
+            left_seconds: None,
+            clients: 0,
+            prefetch: false,
+            access: "shared",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ pub(super) fn write(now: Html, search: &Search, list: Html, reader: Reader) -> B
          <header>\n<h1>forebay</h1>\n</header>\n<nav aria-label=\"On this page\">\n<ul>\n\
          <li><a href=\"#health\">Health</a></li>\n<li><a href=\"#savings\">Savings</a></li>\n\
          <li><a href=\"#failures\">Failures</a></li>\n<li><a href=\"#registries\">Registries</a></li>\n\
-         <li><a href=\"#pulls\">Pulls</a></li>\n<li><a href=\"#images\">Images</a></li>\n</ul>\n</nav>\n\
+         <li><a href=\"#transfers\">Now</a></li>\n<li><a href=\"#pulls\">Pulls</a></li>\n\
+         <li><a href=\"#images\">Images</a></li>\n</ul>\n</nav>\n\
          <main id=\"main\" tabindex=\"-1\">\n<div data-live=\"/page/now\">\n",
     );
     html.append(now).markup(

@@ -7,9 +7,10 @@ use super::{
     health::Health,
     pulls, registries,
     savings::Savings,
+    transfers::Transfers,
 };
 use crate::{
-    admin::api::{Sources, access::Sight, status::MAX_UNCONFIGURED},
+    admin::api::{Sources, access::Sight, status::MAX_UNCONFIGURED, transfers::Measured},
     history::{Filter, History, MAX_REQUESTS, Pull, Readers, Unconfigured, Window},
     html::Html,
 };
@@ -21,9 +22,10 @@ const FAILURE_WINDOW: Duration = Duration::from_secs(60 * 60);
 
 /// The part as HTML.
 pub(super) async fn fragment(sources: &Sources, readers: &Readers, sight: Sight) -> Html {
-    let (now, history, upstreams) = (SystemTime::now(), &sources.history, sources.upstreams.load_full());
-    let store = sources.status.store.status();
-    let OfHistory { pulls, failures, unconfigured } = of_history(readers, history, sight).await;
+    let history = &sources.history;
+    let measured = Measured::take(history, &sources.downloads, sight).await;
+    let OfHistory { transfers, pulls, failures, unconfigured } = of_history(readers, history, sight, measured).await;
+    let (now, upstreams, store) = (SystemTime::now(), sources.upstreams.load_full(), sources.status.store.status());
     let mut html = Html::default();
     let health = Health {
         state: sources.status.readiness.state(),
@@ -40,6 +42,7 @@ pub(super) async fn fragment(sources: &Sources, readers: &Readers, sight: Sight)
     savings.write(&mut html);
     failures.write(&mut html, now);
     registries::write(&mut html, &upstreams, &unconfigured, now);
+    transfers.write(&mut html);
     pulls::write(&mut html, &pulls, now);
     html
 }
@@ -47,14 +50,16 @@ pub(super) async fn fragment(sources: &Sources, readers: &Readers, sight: Sight)
 /// What the latest requests say.
 #[derive(Default)]
 struct OfHistory {
+    transfers: Transfers,
     pulls: Vec<Pull>,
     failures: Failures,
     unconfigured: Vec<Unconfigured>,
 }
 
 /// Thousands of requests take some milliseconds, in which a thread that serves clients could do nothing else.
-async fn of_history(readers: &Readers, history: &History, sight: Sight) -> OfHistory {
+async fn of_history(readers: &Readers, history: &History, sight: Sight, mut measured: Measured) -> OfHistory {
     let read = move |history: &History| {
+        let transfers = Transfers::of(&measured.document(history));
         let filter = Filter { of_clients: sight.of_clients, ..Filter::default() };
         let pulls = history.pulls(&filter, None, PULLS).items;
         let errors = history.requests(&Filter { errors: true, ..filter }, None, MAX_REQUESTS).items;
@@ -64,7 +69,7 @@ async fn of_history(readers: &Readers, history: &History, sight: Sight) -> OfHis
         let failures = failures::group(recent.map(|request| &**request));
         let mut unconfigured = history.unconfigured(sight.of_clients);
         unconfigured.truncate(MAX_UNCONFIGURED);
-        OfHistory { pulls, failures, unconfigured }
+        OfHistory { transfers, pulls, failures, unconfigured }
     };
     // There is no answer only while the process ends.
     readers.ask(history, read).await.unwrap_or_default()
