@@ -37,6 +37,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use tokio_util::sync::CancellationToken;
 
 use self::{
     access::{Caller, Need, admit},
@@ -208,13 +209,23 @@ impl Api {
         &self.sources
     }
 
-    /// Responds to a request by this caller.
-    pub(crate) async fn respond(&self, request: Request<Incoming>, caller: Caller) -> Response<ApiBody> {
+    /// Responds to a request by this caller. `until`: what is cancelled when the caller may not read any more.
+    pub(crate) async fn respond(
+        &self,
+        request: Request<Incoming>,
+        caller: Caller,
+        until: CancellationToken,
+    ) -> Response<ApiBody> {
         let (head, body) = request.into_parts();
-        self.answer(&head, body, caller).await.unwrap_or_else(|refused| error(&refused))
+        self.answer((&head, body), caller, until).await.unwrap_or_else(|refused| error(&refused))
     }
 
-    async fn answer(&self, head: &Parts, body: Incoming, caller: Caller) -> Result<Response<ApiBody>, ApiError> {
+    async fn answer(
+        &self,
+        (head, body): (&Parts, Incoming),
+        caller: Caller,
+        until: CancellationToken,
+    ) -> Result<Response<ApiBody>, ApiError> {
         let action = Action::of(&head.method, head.uri.path())?;
         let query = head.uri.query();
         let sight = admit(caller, action.need)?;
@@ -263,7 +274,7 @@ impl Api {
             Resource::Pulls => requests::pulls(history.clone(), of_history()?, turn.await?).await,
             Resource::Events => {
                 let filter = requests::filter_of_events(query, sight, &upstreams)?;
-                self.places.follow(caller, history, filter)
+                self.places.follow((caller, until), history, filter)
             }
             Resource::Transfers => {
                 no_parameters()?;

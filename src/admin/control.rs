@@ -28,6 +28,7 @@ impl HandleLocal for Control {
     type Body = ApiBody;
 
     async fn handle(&self, request: Request<Incoming>) -> Response<ApiBody> {
-        self.0.respond(request, Caller::Socket).await
+        // What may open the socket may follow as long as it likes.
+        self.0.respond(request, Caller::Socket, CancellationToken::new()).await
     }
 }

@@ -79,7 +79,7 @@ impl AdminListener {
     }
 
     async fn api(&self, request: Request<Incoming>, host: Option<&str>, is_local: bool) -> Response<ApiBody> {
-        let token = self.token.judge(request.headers());
+        let (token, until) = self.token.judge(request.headers());
         // A page of another site may have its own name resolved to this address; it does not have the token.
         if token != Token::Right && !self.hosts.load().allow(host) {
             let why = format!(
@@ -91,14 +91,15 @@ impl AdminListener {
         if is_of_other_site(request.headers(), host) {
             return api::error(&ApiError::new(StatusCode::FORBIDDEN, "a page of another site may not ask this"));
         }
-        self.api.respond(request, Caller::Listener { is_local, token }).await
+        self.api.respond(request, Caller::Listener { is_local, token }, until).await
     }
 
     /// `None`: the path is none of the page.
     async fn page(&self, head: &Parts, host: Option<&str>, is_local: bool) -> Option<Response<Full<Bytes>>> {
+        let (token, _) = self.token.judge(&head.headers);
         let visit = Visit {
             head,
-            caller: Caller::Listener { is_local, token: self.token.judge(&head.headers) },
+            caller: Caller::Listener { is_local, token },
             is_host_allowed: self.hosts.load().allow(host),
             is_of_other_site: is_of_other_site(&head.headers, host),
         };

@@ -1,7 +1,7 @@
 //! The token of `admin.token_file`, by which clients of the admin listener show that they are operators.
 //!
 //! What must hold: the token is in no log and no response; it is compared by its hash, so that the time of a comparison
-//! tells nothing of it.
+//! tells nothing of it. What a client was admitted for by one token does not go on under another.
 
 use std::{
     io,
@@ -73,24 +73,56 @@ impl TokenFile {
     }
 }
 
-/// The token in force; `None` without `admin.token_file`. A cheap handle.
+/// The token in force. A cheap handle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AdminToken(Arc<ArcSwap<Option<TokenFile>>>);
+pub(crate) struct AdminToken(Arc<ArcSwap<InForce>>);
+
+/// What requests are judged by.
+#[derive(Clone, Debug, Default)]
+struct InForce {
+    /// `None` without `admin.token_file`.
+    file: Option<TokenFile>,
+    /// Cancelled when another token takes its place, or none does.
+    replaced: CancellationToken,
+}
+
+impl InForce {
+    fn hash(&self) -> Option<&Fingerprint> {
+        self.file.as_ref().map(|file| &file.hash)
+    }
+
+    /// What follows it.
+    fn next(&self, file: Option<TokenFile>) -> Self {
+        let is_same = self.hash() == file.as_ref().map(|file| &file.hash);
+        Self { file, replaced: if is_same { self.replaced.clone() } else { CancellationToken::new() } }
+    }
+
+    /// Ends what was admitted by it, unless what follows has the same token.
+    fn end(&self, next: Option<&Fingerprint>) {
+        if self.hash() != next {
+            self.replaced.cancel();
+        }
+    }
+}
 
 impl AdminToken {
     pub(crate) fn set(&self, file: Option<TokenFile>) {
-        self.0.store(Arc::new(file));
+        let before = self.0.rcu(|before| before.next(file.clone()));
+        before.end(file.as_ref().map(|file| &file.hash));
     }
 
-    /// What the headers of a request show.
-    pub(crate) fn judge(&self, headers: &HeaderMap) -> Token {
-        let file = self.0.load();
-        let Some(TokenFile { hash, .. }) = &**file else { return Token::NotConfigured };
-        let Some(shown) = headers.get(header::AUTHORIZATION) else { return Token::Missing };
-        match bearer(shown.as_bytes()) {
-            Some(token) if Fingerprint::from(Sha256::digest(token)) == *hash => Token::Right,
-            _ => Token::Wrong,
-        }
+    /// What the headers of a request show, and what is cancelled when that counts no more.
+    pub(crate) fn judge(&self, headers: &HeaderMap) -> (Token, CancellationToken) {
+        let in_force = self.0.load();
+        let token = match (in_force.hash(), headers.get(header::AUTHORIZATION)) {
+            (None, _) => Token::NotConfigured,
+            (Some(_), None) => Token::Missing,
+            (Some(hash), Some(shown)) => match bearer(shown.as_bytes()) {
+                Some(token) if Fingerprint::from(Sha256::digest(token)) == *hash => Token::Right,
+                _ => Token::Wrong,
+            },
+        };
+        (token, in_force.replaced.clone())
     }
 
     /// Reads the file again when it changes, until `shutdown`.
@@ -98,7 +130,7 @@ impl AdminToken {
         let watched = self.clone();
         let read = move || {
             let current = watched.0.load_full();
-            let Some(TokenFile { path, hash }) = &*current else { return Ok(None) };
+            let Some(TokenFile { path, hash }) = &current.file else { return Ok(None) };
             let file = TokenFile::load(path)?;
             Ok((file.hash != *hash).then(|| Changed { fingerprint: file.hash, content: (file, current.clone()) }))
         };
@@ -106,7 +138,9 @@ impl AdminToken {
             Ok((file, current)) => {
                 let path = file.path.clone();
                 // A reload of the configuration in the meantime has read the file itself.
-                if Arc::ptr_eq(&self.0.compare_and_swap(&current, Arc::new(Some(file))), &current) {
+                let next = Arc::new(current.next(Some(file)));
+                if Arc::ptr_eq(&self.0.compare_and_swap(&current, next.clone()), &current) {
+                    current.end(next.hash());
                     metrics.reload("token", true);
                     info!(token_file = %path.display(), "the new token is in force");
                 }
@@ -166,7 +200,7 @@ mod tests {
         let token = AdminToken::default();
         let judge = |value: Option<&'static str>| {
             let value = value.map(|value| (header::AUTHORIZATION, HeaderValue::from_static(value)));
-            token.judge(&value.into_iter().collect())
+            token.judge(&value.into_iter().collect()).0
         };
         assert_eq!(judge(Some("Bearer 0123456789abcdef")), Token::NotConfigured);
         token.set(Some(TokenFile::load(&path).unwrap()));
@@ -185,6 +219,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_token_admitted_ends_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, token: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, token).unwrap();
+            TokenFile::load(&path).unwrap()
+        };
+        let token = AdminToken::default();
+        let admitted = || token.judge(&HeaderMap::new()).1;
+        let without = admitted();
+        token.set(None);
+        assert!(!without.is_cancelled(), "a reload that changes nothing");
+        token.set(Some(file("a", TOKEN)));
+        let first = admitted();
+        assert_eq!((without.is_cancelled(), first.is_cancelled()), (true, false));
+        token.set(Some(file("b", TOKEN)));
+        assert!(!first.is_cancelled(), "another file has the same token");
+        token.set(Some(file("b", "fedcba9876543210")));
+        assert!(first.is_cancelled());
+        let second = admitted();
+        token.set(None);
+        assert_eq!((second.is_cancelled(), admitted().is_cancelled()), (true, false));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_changed_file_is_in_force_and_a_broken_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
@@ -197,7 +256,7 @@ mod tests {
         std::fs::write(&path, "short").unwrap();
         tokio::time::sleep(POLL_INTERVAL * 5).await;
         let judge =
-            |value| token.judge(&HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]));
+            |value| token.judge(&HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))])).0;
         assert_eq!(judge("Bearer 0123456789abcdef"), Token::Right);
         assert_eq!(metrics.failed_reloads(), ["token"]);
         std::fs::write(&path, "fedcba9876543210").unwrap();

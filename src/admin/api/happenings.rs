@@ -1,19 +1,20 @@
 //! `GET /api/v1/events`: what happens from now on.
 //!
 //! What must hold: those who follow leave places for other requests, on the socket as on the admin listener; one that
-//! does not read holds no one up, and learns what it lost. However much happens, each follower costs little: an event
+//! does not read holds no one up, and learns what it lost; one whose token was replaced follows no more. However much happens, each follower costs little: an event
 //! is written once for all of them, and each gets a few hundred a second.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{Response, StatusCode};
 use serde_json::json;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     access::{Caller, Token},
@@ -55,13 +56,13 @@ impl Default for FollowerPlaces {
 }
 
 impl FollowerPlaces {
-    /// Tells the caller of each request that the filter admits, until the client leaves.
+    /// Tells the caller of each request that the filter admits, until the client leaves or `until` is cancelled.
     ///
     /// # Errors
     /// Too many follow already.
     pub(super) fn follow(
         &self,
-        caller: Caller,
+        (caller, until): (Caller, CancellationToken),
         history: &History,
         filter: Filter,
     ) -> Result<Response<ApiBody>, ApiError> {
@@ -74,7 +75,8 @@ impl FollowerPlaces {
             let why = format!("{most} clients follow the events already");
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, why));
         };
-        Ok(lasting_events(happenings(Following::new(history.follow(), filter, Some(place)))))
+        let happenings = happenings(Following::new(history.follow(), filter, Some(place)));
+        Ok(lasting_events(happenings.take_until(until.cancelled_owned())))
     }
 }
 
@@ -167,7 +169,6 @@ fn happenings(following: Following) -> impl Stream<Item = Bytes> + Send {
 mod tests {
     use std::time::Instant;
 
-    use futures_util::StreamExt as _;
     use serde_json::Value;
 
     use super::*;
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn followers_leave_places_to_others() {
         let (places, history) = (FollowerPlaces::default(), History::new(ByteCounter::default()));
-        let follow = |caller| places.follow(caller, &history, Filter::default());
+        let follow = |caller| places.follow((caller, CancellationToken::new()), &history, Filter::default());
         let without = Caller::Listener { is_local: true, token: Token::NotConfigured };
         let with = Caller::Listener { is_local: true, token: Token::Right };
         for (caller, most) in [(Caller::Socket, MAX_ON_SOCKET), (without, MAX_WITHOUT_TOKEN), (with, MAX_ON_LISTENER)] {

@@ -4,7 +4,7 @@ use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, When},
     mirror::{Answer, Mirror},
     test_server::client,
-    until::until,
+    until::{soon, until},
     wire,
 };
 use serde_json::Value;
@@ -104,6 +104,42 @@ async fn a_new_token_counts_and_a_reload_takes_it_away() {
          Authorization: Bearer {NEW}\r\n\r\n"
     );
     assert_eq!(wire::send(mirror.app().admin_addr(), &change).await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_follow_leave_when_the_token_changes() {
+    const NEW: &str = "fedcba9876543210fedcba9876543210";
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    let file = mirror.cache_dir().with_file_name("admin.token");
+    std::fs::write(&file, TOKEN).unwrap();
+    mirror.restart_with(|config| config.admin.token_file = Some(file.clone())).await;
+    let follow = async |token: &str| {
+        let url = format!("http://{}/api/v1/events", mirror.app().admin_addr());
+        let response = client().get(url).bearer_auth(token).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        response
+    };
+    let mut first = follow(TOKEN).await;
+    mirror.get("/v2/").await;
+    let told = soon("an event", first.chunk()).await.unwrap().unwrap();
+    assert!(told.starts_with(b"event: request\n"), "{told:?}");
+    // The same configuration once more changes nothing.
+    mirror.app().reload(mirror.config().clone()).unwrap();
+    mirror.get("/v2/").await;
+    assert!(soon("another event", first.chunk()).await.unwrap().is_some());
+    std::fs::write(&file, NEW).unwrap();
+    soon("the end of the stream", first.bytes()).await.unwrap();
+
+    let second = follow(NEW).await;
+    let mut config = mirror.config().clone();
+    config.admin.token_file = None;
+    mirror.app().reload(config).unwrap();
+    soon("the end of the second stream", second.bytes()).await.unwrap();
+
+    let local = follow(NEW).await;
+    mirror.app().reload(mirror.config().clone()).unwrap();
+    soon("the end of the stream without a token", local.bytes()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
