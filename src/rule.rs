@@ -74,6 +74,13 @@ impl First {
     }
 }
 
+impl Rule {
+    /// Whether the rule can be about anything of this upstream.
+    pub fn may_match_upstream(&self, upstream: &str) -> bool {
+        self.pattern.may_match_upstream(upstream)
+    }
+}
+
 impl RuleKeys {
     /// Which keys the rule sets, by their position in the file's documentation.
     fn set(&self) -> [bool; 7] {

@@ -40,7 +40,7 @@ use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    access::{Caller, Need, admit},
+    access::{Caller, Need, Sight, admit},
     happenings::FollowerPlaces,
     parameters::Parameters,
     response::{json, text},
@@ -65,11 +65,24 @@ pub(crate) const ROOT: &str = "/api/v1/";
 
 /// The running configuration as JSON: the composition root makes it, and makes it anew at a reload. A cheap handle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ConfigDocument(Arc<ArcSwap<Bytes>>);
+pub(crate) struct ConfigDocument(Arc<ArcSwap<ConfigTexts>>);
+
+#[derive(Debug, Default)]
+struct ConfigTexts {
+    whole: Bytes,
+    /// Without what names images of upstreams that authorize each client.
+    shared: Bytes,
+}
 
 impl ConfigDocument {
-    pub(crate) fn set(&self, json: Bytes) {
-        self.0.store(Arc::new(json));
+    /// `shared`: for readers who may not know all images.
+    pub(crate) fn set(&self, whole: Bytes, shared: Bytes) {
+        self.0.store(Arc::new(ConfigTexts { whole, shared }));
+    }
+
+    fn for_sight(&self, sight: Sight) -> Bytes {
+        let texts = self.0.load();
+        if sight.of_clients { texts.whole.clone() } else { texts.shared.clone() }
     }
 }
 
@@ -255,7 +268,7 @@ impl Api {
         let is_hidden =
             |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name && is_of_clients(upstream));
         match action.resource {
-            Resource::Config => no_parameters().map(|()| text(StatusCode::OK, Bytes::clone(&config.0.load()))),
+            Resource::Config => no_parameters().map(|()| text(StatusCode::OK, config.for_sight(sight))),
             Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams, sight))),
             Resource::Upstreams => no_parameters().map(|()| json(&upstreams::document(&upstreams))),
             Resource::UpstreamTest(name) => no_parameters().and_then(|()| tests.run(&upstreams, &name)),

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, time::SystemTime};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
@@ -12,7 +13,10 @@ use super::{
 };
 use crate::{
     admin::api::ConfigDocument,
-    config::{Config, Key, Loaded, Origins, Place, show},
+    config::{
+        Config, Key, Loaded, Origins, Place,
+        show::{self, Setting},
+    },
 };
 
 /// Tells the configuration of this process to commands and to the log.
@@ -42,25 +46,32 @@ impl Running {
     /// `config` is what runs: after a reload it may differ from what was `loaded`. `reloaded`: when it was reloaded last.
     pub(super) fn publish(&self, config: &Config, loaded: &Loaded, reloaded: Option<SystemTime>) {
         let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
-        let settings = show::settings(config);
-        let origins: Map<String, Value> = settings
-            .iter()
-            .map(|setting| {
-                let key = setting.key();
-                (key.as_str().to_owned(), show::place_to_json(&self.place(&key, config, loaded)))
-            })
-            .collect();
-        let document = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "file": loaded.file.as_deref().map(absolute),
-            "started": time(self.started),
-            "reloaded": reloaded.map(time),
-            "listening": self.registry.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "admin": self.admin.to_string(),
-            "config": show::to_json(&settings),
-            "origins": origins,
-        });
-        self.document.set(format!("{document}\n").into());
+        let document = |settings: &[Setting], not_shown: &[Key]| {
+            let origins: Map<String, Value> = settings
+                .iter()
+                .map(|setting| {
+                    let key = setting.key();
+                    (key.as_str().to_owned(), show::place_to_json(&self.place(&key, config, loaded)))
+                })
+                .collect();
+            let document = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "file": loaded.file.as_deref().map(absolute),
+                "started": time(self.started),
+                "reloaded": reloaded.map(time),
+                "listening": self.registry.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "admin": self.admin.to_string(),
+                "config": show::to_json(settings),
+                "origins": origins,
+                "not_shown": not_shown.iter().map(Key::as_str).collect::<Vec<_>>(),
+            });
+            Bytes::from(format!("{document}\n"))
+        };
+        let mut settings = show::settings(config);
+        let whole = document(&settings, &[]);
+        let private = show::private_keys(config);
+        settings.retain(|setting| !private.contains(&setting.key()));
+        self.document.set(whole, document(&settings, &private));
     }
 
     /// Where the running value of a key comes from.

@@ -64,6 +64,9 @@ pub(super) fn run(arguments: &ConfigArguments, flags: &ControlArguments, as_json
 fn differences(running: &Value, file: &Loaded) -> Vec<Difference> {
     let before = values(&running["config"]);
     let after = values(&show::to_json(&show::settings(&file.config)));
+    // Without the token, forebay leaves out what names private images.
+    let not_shown: Vec<&str> =
+        running["not_shown"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -71,6 +74,7 @@ fn differences(running: &Value, file: &Loaded) -> Vec<Difference> {
         let (before, after) = (before.get(*key), after.get(*key));
         let origin = before.map_or("", |(key, _)| running["origins"][key]["from"].as_str().unwrap_or_default());
         let is_default = after.is_none_or(|(key, _)| file.origins.of(&Key::new(key)) == Place::Default);
+        let is_shown = after.is_none_or(|(key, _)| !not_shown.contains(&&**key));
         let (before, after) = (before.map(|(_, value)| value), after.map(|(_, value)| value));
         let is_lowered = || Some(before?.as_u64()? < after?.as_u64()?);
         let is_kept = match origin {
@@ -79,7 +83,7 @@ fn differences(running: &Value, file: &Loaded) -> Vec<Difference> {
             "limit" => is_lowered() == Some(true),
             _ => false,
         };
-        !is_kept && before != after
+        is_shown && !is_kept && before != after
     };
     keys.into_iter()
         .filter(differs)
@@ -228,6 +232,16 @@ mod tests {
                 assert!(text.contains(words), "{words}\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn what_forebay_does_not_show_is_no_difference() {
+        let file = loaded("[[rule]]\nmatch = \"harbor.lan/team/*\"\ntag_ttl = \"1h\"\n");
+        let mut running = answer(&file, &[]);
+        running["config"]["rule"][0].as_object_mut().unwrap().remove("match");
+        assert_eq!(differences(&running, &file).len(), 1);
+        running["not_shown"] = json!(["rule[0].match"]);
+        assert_eq!(differences(&running, &file), []);
     }
 
     #[test]

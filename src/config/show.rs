@@ -4,11 +4,14 @@
 //! are told and whose content is not. The patterns below have every field, so that a new key does not compile before it is
 //! shown.
 
+mod private;
+
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use serde_json::{Map, Value as Json, json};
 use toml::Value;
 
+pub use self::private::private_keys;
 use super::{Config, Key, Place, byte_rate, units};
 use crate::{
     admin, auth, cache, push,

@@ -1,6 +1,7 @@
 //! The control API on the admin listener: who may ask, and what is told.
 
 use forebay_test_support::{
+    control,
     fake_registry::{FakeRegistry, Fault, When},
     mirror::{Answer, Mirror},
     test_server::client,
@@ -140,6 +141,32 @@ async fn those_who_follow_leave_when_the_token_changes() {
     let local = follow(NEW).await;
     mirror.app().reload(mirror.config().clone()).unwrap();
     soon("the end of the stream without a token", local.bytes()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_private_images_in_rules_are_not_told() {
+    let registry = FakeRegistry::start().await;
+    let url = registry.url();
+    let text = format!(
+        "[[upstream]]\nname = \"docker.io\"\nurls = [\"{url}\"]\n\
+         [[upstream]]\nname = \"team.lan\"\nurls = [\"{url}\"]\naccess = \"client\"\n\
+         [[upstream.rule]]\nmatch = \"team.lan/app/secret:*\"\ntag_ttl = \"1h\"\n\
+         [[rule]]\nmatch = \"docker.io/library/*\"\ntag_ttl = \"1h\"\n\
+         [[rule]]\nmatch = \"*/secret:1\"\ntag_ttl = \"1h\"\n"
+    );
+    let mirror = Mirror::parse(&text).start().await;
+    let told = document(&mirror, "config").await;
+    assert!(!told.to_string().contains("secret"), "{told}");
+    assert_eq!(told["not_shown"], serde_json::json!(["upstream[1].rule[0].match", "rule[1].match"]));
+    assert_eq!(told["config"]["rule"][0]["match"], "docker.io/library/*");
+    assert_eq!(told["config"]["rule"][1]["tag_ttl"], "1h");
+    let whole = control::get(&mirror, "config").await;
+    assert_eq!(whole["config"]["rule"][1]["match"], "*/secret:1");
+    assert_eq!(whole["config"]["upstream"][1]["rule"][0]["match"], "team.lan/app/secret:*");
+    assert_eq!(whole["not_shown"], serde_json::json!([]));
+    // The same after a reload.
+    mirror.app().reload(mirror.config().clone()).unwrap();
+    assert!(!document(&mirror, "config").await.to_string().contains("secret"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
