@@ -161,11 +161,11 @@ impl History {
         unconfigured::of(all.iter().map(|request| &**request))
     }
 
-    /// The latest pulls of a client that any other client could have done as well, the newest first: at most `limit`, from
-    /// `upstream` if there is one.
-    pub(crate) fn pulls_of(&self, client: IpAddr, upstream: Option<&str>, limit: usize) -> Vec<Pull> {
+    /// The latest pulls of a client from these upstreams, the newest first: at most `limit`. Those for which an upstream
+    /// authorized the client are left out.
+    pub(crate) fn pulls_of(&self, client: IpAddr, upstreams: &[Arc<str>], limit: usize) -> Vec<Pull> {
         let is_shown = |request: &FinishedRequest| {
-            let is_from = upstream.is_none_or(|upstream| request.upstream.as_deref() == Some(upstream));
+            let is_from = request.upstream.as_ref().is_some_and(|upstream| upstreams.contains(upstream));
             !request.is_of_client && request.pull.is_some() && is_from && request.address() == Some(client)
         };
         let mut pulls = pull::group(self.all(is_shown));

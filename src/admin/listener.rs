@@ -17,7 +17,7 @@ use tracing::error;
 use super::{
     api::{
         self, Api, ApiBody, ApiError,
-        access::{Caller, Token, is_forwarded, is_of_other_site},
+        access::{Caller, Token, is_of_other_site},
         boxed,
     },
     page::{self, Visit},
@@ -29,7 +29,7 @@ use crate::{
     history::Readers,
     metrics::Metrics,
     route::{AllowedHosts, request_host},
-    transport::{Connection, Handle, Listener, Refusal},
+    transport::{Connection, Handle, Listener, Refusal, is_forwarded},
 };
 
 /// Enough for Prometheus, a few probes, and a browser.

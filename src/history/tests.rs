@@ -205,11 +205,16 @@ fn a_client_has_its_own_pulls() {
     history.add(FinishedRequest { peer: "[::ffff:10.0.0.1]:1".into(), ..of(5) });
     history.add(of(6).about(Operation::Push, "1"));
     history.add(FinishedRequest { pull: None, ..of(7).failed(404, "unconfigured_upstream") });
-    for (upstream, limit, expected) in
-        [(None, 10, &[5, 2, 1][..]), (None, 2, &[5, 2]), (Some("ghcr.io"), 10, &[2]), (Some("quay.io"), 10, &[])]
-    {
-        let pulls = history.pulls_of(client, upstream, limit);
-        assert_eq!(pulls.iter().map(|pull| pull.id().number).collect::<Vec<_>>(), expected, "{upstream:?}");
+    for (upstreams, limit, expected) in [
+        (&["docker.io", "ghcr.io"][..], 10, &[5, 2, 1][..]),
+        (&["docker.io", "ghcr.io"], 2, &[5, 2]),
+        (&["ghcr.io", "quay.io"], 10, &[2]),
+        (&["quay.io"], 10, &[]),
+        (&[], 10, &[]),
+    ] {
+        let names: Vec<Arc<str>> = upstreams.iter().map(|name| (*name).into()).collect();
+        let pulls = history.pulls_of(client, &names, limit);
+        assert_eq!(pulls.iter().map(|pull| pull.id().number).collect::<Vec<_>>(), expected, "{upstreams:?}");
     }
 }
 

@@ -69,9 +69,14 @@ impl ClientRates {
         self.0.is_set.load(Ordering::Relaxed)
     }
 
+    /// Whether several clients are behind this address.
+    pub(crate) fn is_of_several(&self, address: IpAddr) -> bool {
+        self.0.trusted.contains(address)
+    }
+
     /// The rate of the client at this address, if it has one.
     pub(crate) fn of(&self, address: IpAddr) -> Option<Rate> {
-        if !self.is_set() || self.0.trusted.contains(address) {
+        if !self.is_set() || self.is_of_several(address) {
             return None;
         }
         Some(self.0.clients.lock().of(address.into(), Instant::now()))

@@ -29,7 +29,8 @@ use crate::{
     error::{Cached, Error, ErrorKind},
     html::Asset,
     oci::Operation,
-    setup::{Guide, Login, Origin, Setup},
+    setup::{Guide, Login, Origin, Registry, Setup},
+    transport::is_forwarded,
 };
 
 pub(super) use self::{policy::set_policy, resource::Resource};
@@ -89,13 +90,23 @@ impl Service {
 
     /// The latest pulls from the address of this connection; `None`: strangers may not pull, and so may not know.
     ///
-    /// A header such as `X-Forwarded-For` counts for nothing: a visitor could write any address there.
+    /// An address in a header such as `X-Forwarded-For` counts for nothing: a visitor could write any there. But the header
+    /// says that the address of the connection is that of a proxy, behind which other visitors are, too.
     async fn pulls(&self, exchange: &Exchange<'_>, table: &Table) -> Option<Pulls> {
         if table.offer.access.anonymous != Anonymous::Pull {
             return None;
         }
+        let address = exchange.peer().to_canonical();
+        if is_forwarded(&exchange.head.headers) || self.client_rates.is_of_several(address) {
+            return Some(Pulls::OfSeveral);
+        }
         let dedicated = table.routes.dedicated(exchange.target()).map(|upstream| upstream.name().clone());
-        Pulls::of(self.history(), &self.readers, exchange.connection.peer.ip().to_canonical(), dedicated).await
+        // Not those that were shared once.
+        let is_told = |registry: &&Registry| {
+            !registry.wants_login && dedicated.as_ref().is_none_or(|dedicated| *dedicated == registry.name)
+        };
+        let told = table.offer.registries.iter().filter(is_told).map(|registry| registry.name.clone()).collect();
+        Pulls::of(self.history(), &self.readers, address, told).await
     }
 
     /// What this client needs to know.

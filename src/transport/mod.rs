@@ -11,6 +11,7 @@ pub mod config;
 mod connection;
 mod context;
 mod detect;
+mod forwarded;
 pub(crate) mod h2;
 mod handshake_failure;
 mod http_protocol;
@@ -35,7 +36,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-pub(crate) use self::handshake_failure::HandshakeFailure;
 pub use self::{
     bind::bind,
     browser::isolate,
@@ -47,6 +47,7 @@ pub use self::{
     unix::{HandleLocal, MAX_CLIENTS as MAX_LOCAL_CLIENTS, serve as serve_local},
     zero_copy::queue::SendQueue,
 };
+pub(crate) use self::{forwarded::is_forwarded, handshake_failure::HandshakeFailure};
 
 #[cfg(test)]
 pub(crate) use self::tls::certificate_for_tests;

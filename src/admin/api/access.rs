@@ -11,9 +11,6 @@ use crate::oci::host::Authority;
 /// Where a browser says which site sent a request. Source: Fetch Metadata Request Headers, section 2.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-
 /// How a request reached the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
@@ -89,11 +86,6 @@ pub(crate) fn admit(caller: Caller, need: Need) -> Result<Sight, Denied> {
             Need::Read => Ok(Sight { of_clients: false }),
         },
     }
-}
-
-/// Whether a proxy passed the request on: its client may be anywhere. Source: RFC 9110, section 7.6.3; RFC 7239.
-pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
-    [header::VIA, header::FORWARDED, X_FORWARDED_FOR, X_REAL_IP].iter().any(|name| headers.contains_key(name))
 }
 
 /// Whether a page of another site sent the request. `host`: that of the request.

@@ -13,40 +13,54 @@ use crate::{
 const LIMIT: usize = 10;
 
 /// What the page tells a visitor of its pulls.
-pub(super) struct Pulls {
-    client: IpAddr,
-    pulls: Vec<Pull>,
+pub(super) enum Pulls {
+    /// The pulls from the visitor's address.
+    Of { client: IpAddr, pulls: Vec<Pull> },
+    /// Other visitors have the same address: forebay cannot tell whose pulls are whose.
+    OfSeveral,
 }
 
 impl Pulls {
-    /// The pulls from this address, from `upstream` if there is one; `None`: the process ends.
+    /// The pulls from this address, and from these upstreams; `None`: the process ends.
     pub(super) async fn of(
         history: &History,
         readers: &Readers,
         client: IpAddr,
-        upstream: Option<Arc<str>>,
+        upstreams: Vec<Arc<str>>,
     ) -> Option<Self> {
-        let read = move |history: &History| history.pulls_of(client, upstream.as_deref(), LIMIT);
-        Some(Self { client, pulls: readers.ask(history, read).await? })
+        let read = move |history: &History| history.pulls_of(client, &upstreams, LIMIT);
+        Some(Self::Of { client, pulls: readers.ask(history, read).await? })
     }
 
     /// The section of the page. Its script fetches the list again and again.
     pub(super) fn section(&self, html: &mut Html) {
         html.markup(
             "<section id=\"pulls\" aria-labelledby=\"pulls-title\">\n\
-             <h2 id=\"pulls-title\">Is my pull coming through?</h2>\n<p>These are the latest pulls from your address, ",
+             <h2 id=\"pulls-title\">Is my pull coming through?</h2>\n",
         );
-        html.text(&self.client.to_string()).markup(
-            ". You see a pull once its manifest was served.</p>\n<div class=\"scroll\" id=\"pulls-list\" \
-             data-live=\"/page/pulls\" tabindex=\"0\" role=\"group\" aria-labelledby=\"pulls-title\">\n",
-        );
-        html.append(self.list(SystemTime::now())).markup("</div>\n</section>\n");
+        if let Self::Of { client, .. } = self {
+            html.markup("<p>These are the latest pulls from your address, ").text(&client.to_string()).markup(
+                ". You see a pull once its manifest was served.</p>\n<div class=\"scroll\" id=\"pulls-list\" \
+                 data-live=\"/page/pulls\" tabindex=\"0\" role=\"group\" aria-labelledby=\"pulls-title\">\n",
+            );
+            html.append(self.list(SystemTime::now())).markup("</div>\n");
+        } else {
+            html.append(self.list(SystemTime::now()));
+        }
+        html.markup("</section>\n");
     }
 
     /// The pulls alone.
     pub(super) fn list(&self, now: SystemTime) -> Html {
         let mut html = Html::default();
-        let Some(newest) = self.pulls.first() else {
+        let Self::Of { pulls, .. } = self else {
+            html.markup(
+                "<p>Other clients reach this mirror from the same address as you, by a proxy or NAT, so that it cannot \
+                 tell your pulls from theirs.</p>\n",
+            );
+            return html;
+        };
+        let Some(newest) = pulls.first() else {
             html.markup("<p>There are none yet.</p>\n");
             return html;
         };
@@ -55,7 +69,7 @@ impl Pulls {
             "\">\n<thead><tr><th scope=\"col\">Image</th><th scope=\"col\">It came</th>\
              <th scope=\"col\" class=\"number\">You got</th><th scope=\"col\">Last request</th></tr></thead>\n<tbody>\n",
         );
-        for pull in &self.pulls {
+        for pull in pulls {
             html.markup("<tr><th scope=\"row\">").text(&name(pull)).markup("</th>").cell(&result(pull));
             html.number(&bytes(pull.sent())).markup("<td>").ago(pull.newest().ended_at, now).markup("</td></tr>\n");
         }
@@ -96,7 +110,7 @@ mod tests {
         let history = History::new(ByteCounter::default());
         requests.into_iter().for_each(|request| history.add(request));
         let client = "10.0.0.1".parse().unwrap();
-        let pulls = Pulls { client, pulls: history.pulls_of(client, None, LIMIT) };
+        let pulls = Pulls::Of { client, pulls: history.pulls_of(client, &["docker.io".into()], LIMIT) };
         let mut html = Html::default();
         pulls.section(&mut html);
         String::from_utf8(html.finish().to_vec()).unwrap()

@@ -37,6 +37,7 @@ async fn without_a_token_this_machine_reads_and_no_page_of_others() {
         // A proxy of this machine has clients elsewhere.
         ("localhost", "X-Forwarded-For: 192.0.2.1\r\n", 403),
         ("localhost", "Via: 1.1 proxy\r\n", 403),
+        ("localhost", "X-Forwarded-Proto: https\r\n", 403),
         ("localhost", "Origin: http://evil.example\r\n", 403),
         ("localhost", "Origin: null\r\n", 403),
         ("localhost", "Sec-Fetch-Site: cross-site\r\n", 403),

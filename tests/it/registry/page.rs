@@ -1,8 +1,8 @@
 //! The page of the registry's port, and the snippets as plain text.
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use forebay::{config::Config, transport::TlsConfig};
+use forebay::{config::Config, transport::TlsConfig, upstream::Access};
 use http::Method;
 
 use forebay_test_support::{
@@ -285,13 +285,46 @@ async fn a_visitor_sees_its_own_pulls_as_they_come() {
     assert_eq!(mirror.get("/v2/quay.io/team/app/manifests/1").await.status, 200);
     let row = |result: &str| format!("<th scope=\"row\">quay.io/team/app:1</th><td>{result}</td>");
     until("the pull is told", async || pulls(&[]).await.text().contains(&row("from the registry"))).await;
-    // What a proxy or a visitor says of the address counts for nothing.
-    let forwarded = pulls(&[("x-forwarded-for", "10.9.9.9"), ("forwarded", "for=10.9.9.9")]).await;
-    assert!(forwarded.text().contains("quay.io/team/app:1") && !forwarded.text().contains("10.9.9.9"));
     // The page itself is no request that operators look for.
     let requests = format!("http://{}/api/v1/requests", mirror.app().admin_addr());
     let requests = reqwest::Client::builder().no_proxy().build().unwrap().get(requests).send().await.unwrap();
     assert!(!requests.text().await.unwrap().contains("/page/pulls"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn visitors_with_one_address_do_not_see_each_others_pulls() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[]);
+    let mirror = mirror(&registry).await;
+    let pulls = async |headers: &[(&str, &str)]| mirror.get_with("/page/pulls", headers).await.text().to_owned();
+    assert_eq!(mirror.get("/v2/quay.io/team/app/manifests/1").await.status, 200);
+    until("the pull is told", async || pulls(&[]).await.contains("quay.io/team/app:1")).await;
+    let is_hidden = |text: &str| !text.contains("team/app") && text.contains("cannot tell your pulls from theirs");
+    // Whatever address a proxy or a visitor names: the connection is a proxy's.
+    for header in [
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-for", "10.9.9.9"),
+        ("forwarded", "for=10.9.9.9"),
+        ("via", "1.1 squid"),
+        ("x-forwarded-proto", "https"),
+    ] {
+        let told = pulls(&[header]).await;
+        assert!(is_hidden(&told) && !told.contains("10.9.9.9"), "{header:?}: {told}");
+        let page = mirror.get_with("/", &[BROWSER, header]).await;
+        assert!(is_hidden(page.text()) && !page.text().contains("data-live"), "{header:?}");
+    }
+    // A network with many clients behind one address.
+    let mut config = mirror.config().clone();
+    config.server.trusted_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    mirror.app().reload(config).unwrap();
+    assert!(is_hidden(&pulls(&[]).await));
+    mirror.app().reload(mirror.config().clone()).unwrap();
+    assert!(pulls(&[]).await.contains("quay.io/team/app:1"));
+    // The upstream authorizes each client from now on.
+    let mut config = mirror.config().clone();
+    config.upstreams[1].access = Access::Client { ttl: Duration::from_secs(60), grace: Duration::ZERO };
+    mirror.app().reload(config).unwrap();
+    assert!(pulls(&[]).await.contains("There are none yet."));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
