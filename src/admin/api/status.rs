@@ -19,7 +19,7 @@ use crate::{
     metrics::{Label as _, Metrics},
     transport::ReloadableTls,
     upstream::Upstream,
-    warm::WarmJobs,
+    warm::{JobReport, WarmJobs},
 };
 
 /// A certificate that ends within this needs a person: it should have been renewed by then.
@@ -57,8 +57,6 @@ impl StatusSources {
         let findings = self.findings(upstreams, &store);
         let unconfigured = self.history.unconfigured(sight.of_clients);
         let jobs = self.warm_jobs.reports();
-        let mut sentences = attention(&findings);
-        sentences.extend(warm::attention(&jobs));
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "state": self.readiness.state().as_str(),
@@ -75,13 +73,13 @@ impl StatusSources {
             "upstreams": upstreams.iter().map(upstreams::entry).collect::<Vec<_>>(),
             "unconfigured": unconfigured.iter().take(MAX_UNCONFIGURED).map(requested).collect::<Vec<_>>(),
             "warm": warm::jobs_data(&jobs),
-            "attention": sentences,
+            "attention": all_attention(&findings, &jobs),
         })
     }
 
     /// What a person should look at, in sentences: the most urgent first.
     pub(in crate::admin) fn attention(&self, upstreams: &[Upstream], store: &StoreStatus) -> Vec<String> {
-        attention(&self.findings(upstreams, store))
+        all_attention(&self.findings(upstreams, store), &self.warm_jobs.reports())
     }
 
     fn findings<'a>(&self, upstreams: &[Upstream], store: &'a StoreStatus) -> Findings<'a> {
@@ -95,6 +93,12 @@ impl StatusSources {
             upstreams: upstreams.iter().map(state).collect(),
         }
     }
+}
+
+fn all_attention(findings: &Findings<'_>, jobs: &[JobReport]) -> Vec<String> {
+    let mut sentences = attention(findings);
+    sentences.extend(warm::attention(jobs));
+    sentences
 }
 
 /// How an upstream is, and since when it has been down or paused.
