@@ -1,5 +1,7 @@
 //! What the pages for browsers have in common: HTML in which every text is escaped, the style, and the headers that tell
 //! a browser what a page may do (pure).
+//!
+//! What must hold: a text that a client or an upstream made up is no markup, and neither hides in the page nor turns it around.
 
 mod asset;
 mod headers;
@@ -12,7 +14,7 @@ pub(crate) use self::{
     asset::{Asset, LIVE, STYLE},
     headers::set_policy,
 };
-use crate::units;
+use crate::{units, visible::is_deceptive};
 
 /// A document as it grows.
 #[derive(Default)]
@@ -34,6 +36,9 @@ impl Html {
                 '>' => self.0 += "&gt;",
                 '"' => self.0 += "&quot;",
                 '\'' => self.0 += "&#39;",
+                // A snippet has several lines.
+                '\n' => self.0.push('\n'),
+                other if is_deceptive(other) => self.0.push('?'),
                 other => self.0.push(other),
             }
         }
@@ -77,6 +82,9 @@ mod tests {
         let mut html = Html::default();
         html.markup("<p title=\"").text("\"><script>'&amp;").markup("\">").cell("<td>");
         assert_eq!(html.finish(), "<p title=\"&quot;&gt;&lt;script&gt;&#39;&amp;amp;\"><td>&lt;td&gt;</td>");
+        let mut html = Html::default();
+        html.text("docker\u{202e}/29\u{200b}.1\0 é\nline");
+        assert_eq!(html.finish(), "docker?/29?.1? é\nline");
     }
 
     #[test]

@@ -5,20 +5,25 @@
 use std::fmt::Write as _;
 
 /// Whether a terminal obeys the letter, or a person does not see it, or takes it for the end or the direction of a line:
-/// C0 and C1, line and paragraph separators, marks of direction, and letters without a shape, such as tags.
+/// C0 and C1, line and paragraph separators, marks of direction, and letters without a shape, such as tags and fillers.
 /// Source: Unicode Technical Report 36, section 2.5; UAX 9, section 2.
 pub fn is_deceptive(letter: char) -> bool {
     let is_format = matches!(
         letter,
         '\u{ad}'
             | '\u{61c}'
+            | '\u{115f}'
+            | '\u{1160}'
             | '\u{180e}'
             | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
             | '\u{feff}'
+            | '\u{ffa0}'
             | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
     );
     is_format || letter.is_control()
 }
@@ -59,7 +64,7 @@ mod tests {
     fn what_deceives_a_person_is_told_from_letters() {
         for letter in
             "\0\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{ad}\u{61c}\u{200b}\u{200f}\u{2028}\u{202a}\u{202e}\u{2066}\u{2069}\
-                       \u{feff}\u{e0000}\u{e0041}\u{e007f}"
+             \u{115f}\u{1160}\u{3164}\u{feff}\u{ffa0}\u{1d173}\u{e0000}\u{e0041}\u{e007f}\u{e0100}"
                 .chars()
         {
             assert!(is_deceptive(letter), "{letter:?}");

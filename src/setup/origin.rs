@@ -27,7 +27,9 @@ impl Origin {
     /// that it has no character that is special anywhere.
     pub fn of_request(tls: bool, host: Option<&str>, local: SocketAddr) -> Self {
         let (scheme, default_port) = if tls { ("https", 443) } else { ("http", 80) };
-        let Some(Authority { name, port }) = host.and_then(Authority::of_request) else {
+        // A command would take a word with a hyphen in front for a flag.
+        let named = host.and_then(Authority::of_request).filter(|named| !named.name.starts_with('-'));
+        let Some(Authority { name, port }) = named else {
             let local = SocketAddr::new(local.ip().to_canonical(), local.port());
             return Self { scheme, host: local.to_string(), is_loopback: local.ip().is_loopback() };
         };
@@ -84,6 +86,7 @@ mod tests {
             // What is no host gets the address of the listener.
             (false, Some("a\"b"), local, "http://10.0.4.17:5000", true),
             (false, Some("<script>"), local, "http://10.0.4.17:5000", true),
+            (false, Some("-v.evil.example:5000"), local, "http://10.0.4.17:5000", true),
         ] {
             let origin = Origin::of_request(tls, host, local.parse().unwrap());
             assert_eq!((&*origin.to_string(), origin.is_insecure()), (expected, insecure), "{tls} {host:?} {local}");
