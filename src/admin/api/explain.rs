@@ -32,7 +32,7 @@ use crate::{
     oci::{Accept, MediaTypeKind, Reference},
     route::{ImageRoute, NameError, RouteError, Routes, resolve_image},
     rule::{CurrentRules, Pattern},
-    upstream::Upstream,
+    upstream::{Error, ErrorKind, Upstream},
 };
 
 /// How many run at a time.
@@ -112,12 +112,7 @@ impl Explanations {
         let ImageRoute { upstream, repository, reference, .. } = &route;
         let accept = accept();
         let tell = |step| async move { telling.step(steps::of_upstream(&step)).await };
-        let asking = upstream.explain_manifest(repository, reference, &accept, tell);
-        let Ok(head) = timeout(EXPLAIN_TIMEOUT, Box::pin(asking)).await else {
-            let seconds = EXPLAIN_TIMEOUT.as_secs();
-            let meaning = format!("{} did not answer within {seconds} s", upstream.name());
-            return telling.done(image, Pull::Fails, &meaning).await;
-        };
+        let head = in_time(upstream.explain_manifest(repository, reference, &accept, tell)).await;
         let request = ManifestRequest {
             upstream: upstream.clone(),
             repository: repository.clone(),
@@ -155,6 +150,12 @@ impl Explanations {
     }
 }
 
+/// What an upstream answers, if that does not take too long: a client would be served what is cached.
+async fn in_time<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = || Error::new(ErrorKind::Timeout, format!("no answer within {} s", EXPLAIN_TIMEOUT.as_secs()));
+    timeout(EXPLAIN_TIMEOUT, Box::pin(asking)).await.unwrap_or_else(|_| Err(late()))
+}
+
 /// How the steps reach the client.
 struct Telling(mpsc::Sender<Event>);
 
@@ -190,4 +191,16 @@ fn accept() -> Accept {
         [MediaTypeKind::OciIndex, MediaTypeKind::OciManifest, MediaTypeKind::DockerList, MediaTypeKind::DockerManifest];
     let values = kinds.map(|kind| (header::ACCEPT, HeaderValue::from_static(kind.as_str())));
     Accept::from_headers(&values.into_iter().collect::<HeaderMap>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_hangs_has_not_answered_in_time() {
+        let hung = in_time(std::future::pending::<Result<(), Error>>()).await;
+        assert_eq!(hung.unwrap_err().kind, ErrorKind::Timeout);
+        assert!(in_time(std::future::ready(Ok(()))).await.is_ok());
+    }
 }
