@@ -120,7 +120,7 @@ pub(super) fn precise_time(time: SystemTime) -> String {
 }
 
 /// Rounded to a tenth of a millisecond.
-fn seconds(duration: Duration) -> f64 {
+pub(super) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10_000.0
 }
 

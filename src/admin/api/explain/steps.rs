@@ -3,11 +3,14 @@
 //! What must hold: no step has a password, a token, or the query of a URL. A user name is part of it: only the socket and the
 //! token may ask.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::{requests::RequestEntry, upstreams::time};
+use super::super::{
+    requests::RequestEntry,
+    upstreams::{seconds, time},
+};
 use crate::{
     cache::{CachedImage, Place, freshness::Freshness},
     error_chain::ErrorChain,
@@ -170,9 +173,4 @@ fn problem(error: &Error) -> String {
 
 fn status(error: &Error) -> Option<u16> {
     error.refusal().map(|refusal| refusal.status).or_else(|| error.kind.upstream_status())
-}
-
-/// Rounded to a tenth of a millisecond.
-fn seconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 10_000.0).round() / 10_000.0
 }
