@@ -41,7 +41,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// The text format that Prometheus has read since 2014.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What the admin listener tells of, and who may ask.
+/// What the admin listener serves, and by what it judges clients.
 pub(crate) struct AdminListener {
     pub metrics: Metrics,
     pub readiness: Readiness,
@@ -127,7 +127,7 @@ impl Handle for AdminListener {
         };
         let host = host.as_deref();
         let is_of_api = request.uri().path().starts_with(api::ROOT);
-        // On other addresses probes and Prometheus may use any host, and so may who has the token.
+        // On other addresses probes and Prometheus may name any host, and so may a client with the token.
         if connection.loopback && !is_of_api && !self.hosts.load().allow(host) {
             let host = host.unwrap_or_default();
             let why = format!(

@@ -35,7 +35,7 @@ use crate::{
 
 const HTML: &str = "text/html; charset=utf-8";
 
-/// What a browser asks of the page, and as whom.
+/// A request for the page, and its caller.
 pub(super) struct Visit<'a> {
     pub head: &'a Parts,
     pub caller: Caller,

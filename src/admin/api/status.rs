@@ -24,7 +24,7 @@ use crate::{
 
 /// A certificate that ends within this needs a person: it should have been renewed by then.
 const CERTIFICATE_NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// How many upstreams that are not configured are told: those that clients asked for most.
+/// How many upstreams that are not configured are told: those that most requests named.
 pub(in crate::admin) const MAX_UNCONFIGURED: usize = 20;
 
 /// What the status is made of. A cheap handle.

@@ -19,7 +19,7 @@ pub(super) struct Failures {
 /// Requests that failed for the same cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {
-    /// `None`: no upstream was asked for.
+    /// `None`: the requests found no upstream.
     upstream: Option<Arc<str>>,
     cause: &'static str,
     requests: usize,

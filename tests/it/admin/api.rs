@@ -1,4 +1,4 @@
-//! The control API on the admin listener: who may ask, and what is told.
+//! The control API on the admin listener: which clients it serves, and what it tells them.
 
 use forebay_test_support::{
     control,
@@ -32,7 +32,7 @@ async fn without_a_token_this_machine_reads_and_no_page_of_others() {
         ("localhost", "", 200),
         ("127.0.0.1:5001", "Origin: http://127.0.0.1:5001\r\n", 200),
         ("127.0.0.1:5001", "Sec-Fetch-Site: same-origin\r\n", 200),
-        // A token that none asked for changes nothing.
+        // Where no token is configured, one changes nothing.
         ("localhost", "Authorization: Bearer 0123456789abcdef\r\n", 200),
         // A proxy of this machine has clients elsewhere.
         ("localhost", "X-Forwarded-For: 192.0.2.1\r\n", 403),

@@ -208,6 +208,23 @@ async fn a_rule_that_denies_is_named_and_no_upstream_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_clients_have_their_own_accounts_they_decide() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer"]);
+    registry.require(bearer(false));
+    let text = format!(
+        "[[upstream]]\nname = \"{UPSTREAM}\"\nurls = [\"{}\"]\ndefault = true\naccess = \"client\"\n",
+        registry.url()
+    );
+    let mirror = Mirror::parse(&text).start().await;
+    let (steps, end) = explain(&mirror, "team/app:1").await;
+    let route = &steps["route"];
+    assert_eq!((&route["access"], &route["credentials"]), (&json!("client"), &json!("client")), "{route}");
+    assert_eq!((&route["user"], &end["pull"]), (&Value::Null, &json!("depends_on_client")), "{end}");
+    assert!(registry.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_run_at_a_time_and_questions_are_checked() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[b"layer"]);

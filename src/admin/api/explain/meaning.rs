@@ -1,6 +1,7 @@
 //! What the steps mean for a pull, in a sentence (pure).
 //!
-//! What must hold: the sentence names who has to do what; it has no address and no password.
+//! What must hold: the sentence names the account, the upstream or the operator that it is up to; it has no address and no
+//! password.
 
 use std::fmt;
 
@@ -57,7 +58,7 @@ impl Found<'_> {
             // The upstream is not asked.
             _ if is_fresh && self.cached.is_complete && !self.by_client => {
                 let why = self.of_error(error);
-                (Pull::Succeeds, format!("all of it is cached, and the upstream is not asked for now; but {why}"))
+                (Pull::Succeeds, format!("all of it is cached, so that a pull needs no upstream for now; but {why}"))
             }
             ErrorKind::Unsupported => {
                 (Pull::Succeeds, format!("{} answers no HEAD, so that a pull sends a GET", self.upstream))
