@@ -1,35 +1,104 @@
-//! Tables in text: aligned columns without lines, for people. Programs read `--json`: a cell may have blanks.
+//! Tables and sentences in text, for people: aligned columns without lines, as wide as the terminal. Programs read `--json`: a
+//! cell may have blanks.
+//!
+//! What must hold: without a terminal nothing is cut and nothing is left out.
+
+use std::io::{self, IsTerminal as _};
 
 use forebay::visible::printable;
+
+use super::screen;
+
+/// How far columns are apart.
+pub(super) const GAP: usize = 2;
+/// As much of a name tells it from others, in characters: the least columns go first.
+const READABLE: usize = 30;
+/// The shortest that a name becomes, in characters.
+const SHORTEST: usize = 12;
 
 /// Rows under a head, each cell as wide as its column.
 #[derive(Debug)]
 pub(super) struct Columns {
     rows: Vec<Vec<String>>,
+    /// The head of the column that has names, which may be cut.
+    names: Option<&'static str>,
+    /// The heads of the columns that are left out where there is no room for them, in this order.
+    least: Vec<&'static str>,
 }
-
-/// How far columns are apart.
-pub(super) const GAP: usize = 2;
 
 impl Columns {
     pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
-        Self { rows: vec![head.map(str::to_owned).into()] }
+        Self { rows: vec![head.map(str::to_owned).into()], names: None, least: Vec::new() }
+    }
+
+    /// With names in the column of this head.
+    pub(super) fn with_names(mut self, head: &'static str) -> Self {
+        self.names = Some(head);
+        self
+    }
+
+    /// With columns of these heads that a reader can do without, most easily the first.
+    pub(super) fn with_least<const N: usize>(mut self, heads: [&'static str; N]) -> Self {
+        self.least = heads.into();
+        self
     }
 
     /// Adds a row.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.map(shown).into());
     }
-}
 
-impl std::fmt::Display for Columns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// Leaves out columns and cuts names so that its lines have at most `width` characters, if they can.
+    pub(super) fn fit(mut self, width: Option<usize>) -> Self {
+        let Some(width) = width else { return self };
+        for head in std::mem::take(&mut self.least) {
+            let (names, others) = self.width();
+            if others + names.min(READABLE) <= width {
+                break;
+            }
+            self.leave_out(head);
+        }
+        if let Some(column) = self.names.and_then(|head| self.position(head)) {
+            let most = width.saturating_sub(self.width().1).max(SHORTEST);
+            for cell in self.rows.iter_mut().skip(1).filter_map(|row| row.get_mut(column)) {
+                *cell = cut(cell, most);
+            }
+        }
+        self
+    }
+
+    fn leave_out(&mut self, head: &str) {
+        let Some(column) = self.position(head) else { return };
+        for row in self.rows.iter_mut().filter(|row| column < row.len()) {
+            row.remove(column);
+        }
+    }
+
+    fn position(&self, head: &str) -> Option<usize> {
+        self.rows.first()?.iter().position(|cell| cell == head)
+    }
+
+    /// The widths of the column of names, and of all else.
+    fn width(&self) -> (usize, usize) {
+        let widths = self.widths();
+        let all = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+        let names = self.names.and_then(|head| self.position(head)).and_then(|column| widths.get(column));
+        names.map_or((0, all), |names| (*names, all - names))
+    }
+
+    fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max()
         };
-        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+        (0..columns).map(|column| width(column).unwrap_or_default()).collect()
+    }
+}
+
+impl std::fmt::Display for Columns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let widths = self.widths();
         self.rows.iter().try_for_each(|row| writeln!(f, "{}", padded(row, &widths)))
     }
 }
@@ -37,6 +106,44 @@ impl std::fmt::Display for Columns {
 /// A row by itself, of a table whose other rows are not known yet: its cells have at least these widths.
 pub(super) fn row<const N: usize>(cells: [String; N], widths: &[usize]) -> String {
     padded(&cells.map(shown), widths)
+}
+
+/// How many characters a line of standard output has; `None`: it is no terminal.
+pub(super) fn terminal_width() -> Option<usize> {
+    io::stdout().is_terminal().then(|| screen::size().columns)
+}
+
+/// The text in at most so many characters: its begin and its end.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    let len = text.chars().count();
+    if len <= most {
+        return text.to_owned();
+    }
+    let kept = most.saturating_sub(1);
+    let begin = text.chars().take(kept / 2);
+    begin.chain(['…']).chain(text.chars().skip(len - (kept - kept / 2))).collect()
+}
+
+/// A line as lines of at most `width` characters, if its words are that short: the others begin with `indent` blanks.
+pub(super) fn wrapped(line: &str, width: Option<usize>, indent: usize) -> String {
+    let Some(width) = width else { return line.to_owned() };
+    let (mut lines, mut used, mut blanks) = (String::new(), 0, 0);
+    for word in line.split(' ') {
+        let len = word.chars().count();
+        if len == 0 {
+            blanks += 1;
+            continue;
+        }
+        if used > indent && used + blanks + len > width {
+            lines.push('\n');
+            (used, blanks) = (0, indent);
+        }
+        lines.extend(std::iter::repeat_n(' ', blanks));
+        lines.push_str(word);
+        used += blanks + len;
+        blanks = 1;
+    }
+    lines
 }
 
 /// The cell without what could command a terminal; a dash shows that it is empty.
@@ -74,5 +181,66 @@ mod tests {
         let mut columns = Columns::new(["A", "B"]);
         columns.row(["\u{1b}[2J\n".into(), "\u{202e}x".into()]);
         assert_eq!(columns.to_string(), "A      B\n?[2J?  ?x\n");
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_is_whole_elsewhere() {
+        let table = || {
+            let mut columns = Columns::new(["IMAGE", "SIZE", "SHARED", "STATE"]).with_names("IMAGE");
+            columns.row(["docker.io/library/node:22".into(), "4.0 KiB".into(), "0 B".into(), "complete".into()]);
+            columns.row([format!("ghcr.io/{}/app:v3", "o".repeat(30)), "1 B".into(), "1 B".into(), "partial".into()]);
+            columns.with_least(["SHARED", "SIZE"])
+        };
+        let whole = table().to_string();
+        for (width, expected) in [
+            (None, &*whole),
+            (Some(80), &*whole),
+            (
+                Some(60),
+                "IMAGE                              SIZE     SHARED  STATE\n\
+                 docker.io/library/node:22          4.0 KiB  0 B     complete\n\
+                 ghcr.io/oooooooo…ooooooooo/app:v3  1 B      1 B     partial\n",
+            ),
+            (
+                Some(50),
+                "IMAGE                            SIZE     STATE\n\
+                 docker.io/library/node:22        4.0 KiB  complete\n\
+                 ghcr.io/ooooooo…oooooooo/app:v3  1 B      partial\n",
+            ),
+            (
+                Some(30),
+                "IMAGE                 STATE\n\
+                 docker.io…ry/node:22  complete\n\
+                 ghcr.io/o…ooo/app:v3  partial\n",
+            ),
+            (Some(3), "IMAGE         STATE\ndocke…ode:22  complete\nghcr.…app:v3  partial\n"),
+        ] {
+            let fitted = table().fit(width).to_string();
+            assert_eq!(fitted, expected, "{width:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_in_its_middle() {
+        for (text, most, expected) in
+            [("äbcdef", 6, "äbcdef"), ("äbcdef", 5, "äb…ef"), ("äbcdef", 4, "ä…ef"), ("abc", 1, "…"), ("abc", 0, "…")]
+        {
+            assert_eq!(cut(text, most), expected, "{text} {most}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_is_broken_between_its_words() {
+        for (line, width, expected) in [
+            ("! one two  three four", None, "! one two  three four"),
+            ("! one two  three four", Some(21), "! one two  three four"),
+            ("! one two  three four", Some(16), "! one two  three\n  four"),
+            ("! one two  three four", Some(12), "! one two\n  three four"),
+            ("! one two  three four", Some(1), "! one\n  two\n  three\n  four"),
+            ("  äöü äöü", Some(9), "  äöü äöü"),
+            ("", Some(1), ""),
+        ] {
+            assert_eq!(wrapped(line, width, 2), expected, "{width:?}");
+        }
     }
 }

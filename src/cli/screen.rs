@@ -21,9 +21,9 @@ const DEFAULT_SIZE: Size = Size { columns: 80, rows: 24 };
 
 /// In characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Size {
-    columns: usize,
-    rows: usize,
+pub(super) struct Size {
+    pub columns: usize,
+    pub rows: usize,
 }
 
 /// The screen, until this is dropped.
@@ -59,7 +59,8 @@ fn write(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-fn size() -> Size {
+/// The size of the terminal of standard output.
+pub(super) fn size() -> Size {
     match tcgetwinsize(stdout()) {
         Ok(told) if told.ws_col > 0 && told.ws_row > 0 => {
             Size { columns: told.ws_col.into(), rows: told.ws_row.into() }

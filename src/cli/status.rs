@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
-    columns::Columns,
+    columns::{self, Columns},
     control,
     output::{print, print_json},
     running::RunningArguments,
@@ -35,7 +35,7 @@ impl StatusArguments {
         if self.running.json {
             print_json(&status)?;
         } else {
-            print(&page(&status, SystemTime::now()))?;
+            print(&page(&status, SystemTime::now(), columns::terminal_width()))?;
         }
         match status["attention"].as_array().map_or(0, Vec::len) {
             0 => Ok(()),
@@ -57,8 +57,11 @@ impl StatusArguments {
     }
 }
 
-/// The status for a person.
-fn page(status: &Value, now: SystemTime) -> String {
+/// How far a line goes in that belongs to the one above.
+const INDENT: usize = 2;
+
+/// The status for a person, in lines of at most `width` characters, if they can.
+fn page(status: &Value, now: SystemTime, width: Option<usize>) -> String {
     let cache = &status["cache"];
     let word = |value: &Value| printable(value.as_str().unwrap_or_default());
     let free = &cache["free_bytes"];
@@ -88,19 +91,18 @@ fn page(status: &Value, now: SystemTime) -> String {
         line += "  (the scan of the start is running)";
     }
     lines.push(line);
-    for (name, window) in [("hour", "hour"), ("day", "day"), ("start", "since_start")] {
-        lines.extend(sums(name, &status["sums"][window]));
-    }
     if let Some(until) = status["certificate_until"].as_str() {
         lines.push(format!("certificate until {}", printable(until)));
     }
     lines.extend(status["warm"].as_array().into_iter().flatten().map(|job| warm(job, now)));
-    lines.push(String::new());
-    let mut page = lines.join("\n") + "\n" + &upstreams(&status["upstreams"], now).to_string();
-    page.extend(unconfigured(&status["unconfigured"]));
-    for sentence in status["attention"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        page += &format!("! {}\n", printable(sentence));
+    let line = |line: String| columns::wrapped(&line, width, INDENT) + "\n";
+    let mut page: String = lines.into_iter().map(line).collect();
+    for table in [sums(&status["sums"]), upstreams(&status["upstreams"], now)] {
+        page += &format!("\n{}", table.fit(width));
     }
+    page.extend(unconfigured(&status["unconfigured"]).map(line));
+    let attention = status["attention"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    page.extend(attention.map(|sentence| line(format!("! {}", printable(sentence)))));
     page
 }
 
@@ -116,21 +118,30 @@ fn warm(job: &Value, now: SystemTime) -> String {
     if job["running"] == true { line + "  (running)" } else { line }
 }
 
-/// What clients got within a window of time; `None`: nothing is known of it.
-fn sums(window: &str, sums: &Value) -> Option<String> {
-    let count = |key: &str| sums[key].as_u64();
-    let (pulls, hits) = (count("pulls")?, count("hits")?);
-    let mut line = format!("{window:<5}  {pulls} pulls");
-    if pulls > 0 {
-        line += &format!(", {} % of them hits", u128::from(hits) * 100 / u128::from(pulls));
+/// What clients got, a row for each window of time.
+fn sums(sums: &Value) -> Columns {
+    let mut columns = Columns::new(["SINCE", "PULLS", "HITS", "TO CLIENTS", "FROM UPSTREAMS", "SAVED", "ERRORS"]);
+    for (name, window) in [("1 h", "hour"), ("1 d", "day"), ("start", "since_start")] {
+        let sums = &sums[window];
+        let count = |key: &str| sums[key].as_u64();
+        // Of a window that is longer than forebay has run, nothing is known.
+        let Some(pulls) = count("pulls") else { continue };
+        let percent = |hits: u64| u128::from(hits) * 100 / u128::from(pulls);
+        let hits = count("hits").filter(|_| pulls > 0).map(|hits| format!("{} %", percent(hits)));
+        let [sent, received] = ["sent_bytes", "received_bytes"].map(|key| text::size(&sums[key]));
+        // Upstreams may have sent more than clients got.
+        let saved = count("saved_bytes").map_or_else(|| "nothing yet".to_owned(), text::bytes);
+        columns.row([
+            name.to_owned(),
+            pulls.to_string(),
+            hits.unwrap_or_default(),
+            sent,
+            received,
+            saved,
+            count("errors").unwrap_or_default().to_string(),
+        ]);
     }
-    let (sent, received) = (text::bytes(count("sent_bytes")?), text::bytes(count("received_bytes")?));
-    line += &format!("  {sent} to clients, {received} from upstreams");
-    // Upstreams may have sent more than clients got.
-    if let Some(saved) = count("saved_bytes") {
-        line += &format!(", {} saved", text::bytes(saved));
-    }
-    Some(line + &format!("  {} errors", count("errors")?))
+    columns
 }
 
 /// What clients asked for lately and is not configured; `None`: nothing.
@@ -140,18 +151,20 @@ fn unconfigured(names: &Value) -> Option<String> {
         format!("{} ({}×, from {})", word("name"), entry["requests"], word("peer"))
     });
     let names: Vec<String> = names.collect();
-    (!names.is_empty()).then(|| format!("asked for and not configured: {}\n", names.join(", ")))
+    (!names.is_empty()).then(|| format!("asked for and not configured: {}", names.join(", ")))
 }
 
 /// The upstreams, a row each.
 pub(super) fn upstreams(upstreams: &Value, now: SystemTime) -> Columns {
+    let head = ["UPSTREAM", "STATE", "CREDENTIALS", "LATENCY", "P95", "PULLS LEFT", "LAST FAILURE"];
     let mut columns =
-        Columns::new(["UPSTREAM", "STATE", "CREDENTIALS", "LATENCY", "P95", "PULLS LEFT", "LAST FAILURE"]);
+        Columns::new(head).with_names("UPSTREAM").with_least(["P95", "LATENCY", "CREDENTIALS", "PULLS LEFT"]);
     for upstream in upstreams.as_array().into_iter().flatten() {
         let word = |key: &str| upstream[key].as_str().unwrap_or_default();
         let state = match word("state") {
             // Capitals, for eyes that run over it.
             bad @ ("down" | "credentials_refused" | "paused") => bad.to_uppercase().replace('_', " "),
+            "unknown" => "not asked yet".to_owned(),
             state => state.to_owned(),
         };
         let millis = |key: &str| upstream["latency"][key].as_f64().map(text::seconds).unwrap_or_default();
@@ -216,8 +229,10 @@ mod tests {
         let expected = "\
 forebay 0.1.0  ready  up 12 d  configuration ok
 cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12 tags  oldest use 3 d ago
-day    9204 pulls, 97 % of them hits  5.0 GiB to clients, 1.0 GiB from upstreams, 4.0 GiB saved  14 errors
 certificate until 2027-06-01T00:00:00Z
+
+SINCE  PULLS  HITS  TO CLIENTS  FROM UPSTREAMS  SAVED    ERRORS
+1 d    9204   97 %  5.0 GiB     1.0 GiB         4.0 GiB  14
 
 UPSTREAM    STATE                CREDENTIALS  LATENCY  P95    PULLS LEFT  LAST FAILURE
 docker.io   ok                   own          31 ms    1.5 s  143/200     -
@@ -225,7 +240,24 @@ harbor.lan  CREDENTIALS REFUSED  own          -        -      -           creden
 asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
 ! harbor.lan refuses forebay's own credentials: what is cached is still served
 ";
-        assert_eq!(page(&status, now), expected);
+        assert_eq!(page(&status, now, None), expected);
+        let expected = "\
+forebay 0.1.0  ready  up 12 d  configuration ok
+cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12
+  tags  oldest use 3 d ago
+certificate until 2027-06-01T00:00:00Z
+
+SINCE  PULLS  HITS  TO CLIENTS  FROM UPSTREAMS  SAVED    ERRORS
+1 d    9204   97 %  5.0 GiB     1.0 GiB         4.0 GiB  14
+
+UPSTREAM    STATE                PULLS LEFT  LAST FAILURE
+docker.io   ok                   143/200     -
+harbor.lan  CREDENTIALS REFUSED  -           credentials 1 min ago
+asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
+! harbor.lan refuses forebay's own credentials: what is cached is
+  still served
+";
+        assert_eq!(page(&status, now, Some(67)), expected);
     }
 
     #[test]
@@ -240,14 +272,16 @@ asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
 
     #[test]
     fn a_day_without_pulls_has_no_ratio() {
-        let mut sums = json!({
+        let mut day = json!({
             "pulls": 0, "hits": 0, "sent_bytes": 0, "received_bytes": 2048, "saved_bytes": -2048, "errors": 0,
         });
-        assert_eq!(
-            super::sums("day", &sums).unwrap(),
-            "day    0 pulls  0 B to clients, 2.0 KiB from upstreams  0 errors"
-        );
-        sums["pulls"] = Value::Null;
-        assert_eq!(super::sums("day", &sums), None);
+        let lines = |day: &Value| -> Vec<String> {
+            sums(&json!({ "day": day })).to_string().lines().map(str::to_owned).collect()
+        };
+        let told = lines(&day);
+        let words: Vec<&str> = told[1].split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+        assert_eq!(words, ["1 d", "0", "-", "0 B", "2.0 KiB", "nothing yet", "0"]);
+        day["pulls"] = Value::Null;
+        assert_eq!(lines(&day).len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{
-    Failure, control,
+    Failure, columns, control,
     output::{json_line, print, print_json, print_more},
     running::RunningArguments,
     status, text,
@@ -84,7 +84,10 @@ fn ls(running: &RunningArguments) -> Result<(), Failure> {
     let document = control::get(&running.places()?, "/api/v1/upstreams")?;
     match running.json {
         true => print_json(&document),
-        false => print(&status::upstreams(&document["upstreams"], SystemTime::now()).to_string()),
+        false => {
+            let upstreams = status::upstreams(&document["upstreams"], SystemTime::now());
+            print(&upstreams.fit(columns::terminal_width()).to_string())
+        }
     }
 }
 

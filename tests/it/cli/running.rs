@@ -36,7 +36,7 @@ async fn the_status_fails_when_a_person_should_look() {
     let (code, page, error) = ask(&mirror, &["status"]).await;
     assert_eq!((code, &*error), (Some(0), ""), "{page}");
     assert!(page.starts_with(&format!("forebay {}  ready  up ", env!("CARGO_PKG_VERSION"))), "{page}");
-    assert!(page.contains("\nfake.example  unknown  none "), "{page}");
+    assert!(page.contains("\nfake.example  not asked yet  none "), "{page}");
     assert_eq!(ask(&mirror, &["status", "--ready"]).await, (Some(0), "ready\n".to_owned(), String::new()));
 
     registry.fault(When::any(), Fault::status(500));
@@ -61,8 +61,8 @@ async fn upstreams_are_listed_and_tested() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (code, list, _) = ask(&mirror, &["upstream", "ls"]).await;
-    let words: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!((code, &words[1][..3]), (Some(0), &["fake.example", "unknown", "none"][..]), "{list}");
+    let words: Vec<Vec<&str>> = list.lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
+    assert_eq!((code, &words[1][..3]), (Some(0), &["fake.example", "not asked yet", "none"][..]), "{list}");
 
     let (code, text, error) = ask(&mirror, &["upstream", "test"]).await;
     assert!(code == Some(0) && text.starts_with("fake.example: ok, "), "{text}{error}");
