@@ -43,6 +43,11 @@ async function refresh(element) {
   try {
     const signal = AbortSignal.timeout(TIMEOUT);
     const response = await fetch(element.dataset.live, { headers, signal, cache: "no-store" });
+    if (response.status === 401) {
+      // Another token is needed: the page itself asks for it.
+      location.reload();
+      return;
+    }
     if (!response.ok) {
       throw new Error(response.statusText);
     }

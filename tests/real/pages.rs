@@ -13,6 +13,7 @@ use forebay_test_support::real::{
 };
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const NEW_TOKEN: &str = "fedcba9876543210fedcba9876543210";
 
 /// A registry with two images, and forebay in front of it.
 async fn mirror(more: &str, files: &[(&str, &str)]) -> (Registry, Forebay) {
@@ -182,4 +183,12 @@ async fn a_token_opens_the_page_of_operators() {
     browser.until("document.getElementById('token-form')?.hidden === false").await;
     assert_eq!(browser.value("sessionStorage.length").await, 0);
     check(&mut browser).await;
+
+    // A page that is open asks for the token that has taken the place of its own.
+    enter(&mut browser, TOKEN).await;
+    browser.until("document.getElementById('health') !== null").await;
+    fs::write(forebay.cache().with_file_name("admin.token"), NEW_TOKEN).expect("the file can be written");
+    browser.until("document.getElementById('token-note')?.textContent.includes('not the token')").await;
+    enter(&mut browser, NEW_TOKEN).await;
+    browser.until("document.getElementById('health') !== null").await;
 }
