@@ -198,3 +198,43 @@ async fn the_files_of_the_page_are_small_and_safe() {
     let head = client().head(format!("http://{}/", mirror.app().admin_addr())).send().await.unwrap();
     assert_eq!(head.status().as_u16(), 200);
 }
+
+/// The most that ten transfers with such names have, and the charts of a whole day, which this test cannot wait for.
+const TRANSFERS: usize = 6_000;
+const CHARTS: usize = 6_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_page_and_its_files_have_less_than_60_kb() {
+    let registry = FakeRegistry::start().await;
+    let repository = "department/of-the-project/an-application-with-a-long-name/and-its-variant";
+    let tags = ["release-2026.11.30-build.4711", "release-2026.11.29-build.4710", "release-2026.11.28-build.4709"];
+    for tag in tags {
+        registry.add_image(repository, tag, &[b"a layer"]);
+    }
+    let names: Vec<_> = (0..12).map(|number| format!("registry-{number}.example.com")).collect();
+    let url = registry.url();
+    let upstreams = names.iter().map(|name| format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{url}\"]\n"));
+    let mut mirror = Mirror::parse(&upstreams.collect::<String>()).start().await;
+    let file = mirror.cache_dir().with_file_name("admin.token");
+    std::fs::write(&file, TOKEN).unwrap();
+    mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+    for name in &names {
+        for (tag, status) in tags.into_iter().map(|tag| (tag, 200)).chain([("none", 404)]) {
+            let path = format!("/v2/{repository}/manifests/{tag}?ns={name}");
+            assert_eq!(mirror.get(&path).await.status, status);
+        }
+    }
+    let right = format!("Authorization: Bearer {TOKEN}\r\n");
+    let page = until("the page tells all of it", async || {
+        let page = get(&mirror, "/", "localhost", &right).await;
+        let count = |text| page.text().matches(text).count();
+        let is_full = (count("data-action=\"remove\""), count("manifest_unknown</th>"), count("<td>ok</td>"));
+        (is_full == (20, 12, 12) && !page.text().contains("still reads")).then_some(page)
+    })
+    .await;
+    let mut size = page.body.len();
+    for path in ASSETS {
+        size += get(&mirror, path, "localhost", "").await.body.len();
+    }
+    assert!(size + TRANSFERS + CHARTS < 60_000, "{size} bytes, {} of them the page", page.body.len());
+}
