@@ -9,7 +9,6 @@
 mod disk_levels;
 mod filter;
 mod finished_request;
-mod follow;
 mod in_flight;
 mod position;
 mod pull;
@@ -32,21 +31,22 @@ pub use self::finished_request::FinishedRequest;
 pub use self::sums::{Sums, Window};
 use self::{
     disk_levels::DiskLevels,
-    follow::Followers,
     in_flight::InFlight,
     ring::Ring,
     sums::{INTERVALS, RecentSums, first_interval, interval},
 };
 pub(crate) use self::{
     filter::Filter,
-    follow::{Followed, Follower, Happening},
     in_flight::{ResponseHead, Running, RunningRequest},
     position::Position,
     pull::Pull,
     readers::Readers,
     unconfigured::Unconfigured,
 };
-use crate::byte_counter::ByteCounter;
+use crate::{
+    byte_counter::ByteCounter,
+    followers::{Follower, Followers},
+};
 
 /// How many requests are kept.
 pub(crate) const MAX_REQUESTS: usize = 10_000;
@@ -69,7 +69,7 @@ struct Inner {
     received: ByteCounter,
     of_upstreams: Mutex<OfUpstreams>,
     disk: Mutex<DiskLevels>,
-    followers: Followers,
+    followers: Followers<Arc<FinishedRequest>>,
     in_flight: InFlight,
 }
 
@@ -125,7 +125,7 @@ impl History {
         let (sums, since_start) = (Sums::of(&request), self.since_start(request.ended()));
         let shard = &self.0.shards[(request.id.number % SHARDS as u64) as usize];
         let request = Arc::new(request);
-        self.0.followers.tell(&request);
+        self.0.followers.tell(|| request.clone());
         let displaced = {
             let mut shard = shard.lock();
             shard.sums.add(since_start, sums);
@@ -194,8 +194,8 @@ impl History {
         pull::group(requests).into_iter().filter_map(image).collect()
     }
 
-    /// What happens from now on.
-    pub(crate) fn follow(&self) -> Follower {
+    /// The requests that end from now on.
+    pub(crate) fn follow(&self) -> Follower<Arc<FinishedRequest>> {
         self.0.followers.follow()
     }
 

@@ -37,6 +37,7 @@ const ORDER: &[&[&str]] = &[
         "error_chain",
         "file_slice",
         "file_watch",
+        "followers",
         "keyed_hash",
         "line_limit",
         "machine",

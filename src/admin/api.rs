@@ -6,10 +6,12 @@
 //! What must hold: a request names a resource, and the resource says what it needs before anything of it is read.
 
 pub(crate) mod access;
+mod changes;
 mod du;
 mod events;
 mod explain;
 mod export;
+mod follower_places;
 mod happenings;
 mod image_name;
 mod images;
@@ -41,7 +43,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     access::{Caller, Need, Sight, admit},
-    happenings::FollowerPlaces,
+    changes::Seen,
+    follower_places::FollowerPlaces,
+    happenings::Happenings,
     parameters::Parameters,
     response::{json, text},
     turns::Turns,
@@ -287,7 +291,10 @@ impl Api {
             Resource::Pulls => requests::pulls(history.clone(), of_history()?, turn.await?).await,
             Resource::Events => {
                 let filter = requests::filter_of_events(query, sight, &upstreams)?;
-                self.places.follow((caller, until), history, filter)
+                let place = self.places.take(caller)?;
+                let (upstreams, store) = (self.sources.upstreams.clone(), status.store.clone());
+                let look = move || Seen::now(store.evicted(), &upstreams.load());
+                Ok(Happenings::new(history.follow(), downloads.follow(), look, filter).respond(place, until))
             }
             Resource::Transfers => {
                 no_parameters()?;

@@ -17,6 +17,7 @@ mod chunks;
 mod complete;
 mod driver;
 mod end;
+mod event;
 mod file_space;
 mod hasher;
 #[cfg(test)]
@@ -62,6 +63,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::complete::Complete;
 pub(crate) use self::{
     abandoned::while_it_advances,
+    event::DownloadEvent,
     join::Joined,
     reader::{DownloadReader, Remainder},
     result::DownloadResult,

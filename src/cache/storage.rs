@@ -17,6 +17,7 @@
 mod catalog;
 mod directories;
 mod disk_log;
+mod evictions;
 mod file_names;
 mod inspect;
 mod io_limits;
@@ -55,12 +56,14 @@ use tokio::sync::{Semaphore, watch};
 
 use self::{
     disk_log::{DiskLines, disk_lines},
+    evictions::Evictions,
     lru_index::{CompactKey, Evicted, IndexKey, LruIndex, Victim, max_operator_bytes},
     recent_uses::{TOUCH_INTERVAL, Uses},
     reservation::GiveUp,
     scan::Foreign,
 };
 pub use self::{
+    evictions::EvictionTotals,
     inspect::{InspectedObject, Inspection, NotOpened, SHARDS, is_damage},
     io_limits::{begin_write, change, write},
     kind::ObjectKind,
@@ -120,6 +123,7 @@ struct DiskStoreInner {
     /// The uses from memory that the index has not seen yet.
     uses: Uses,
     readers: SlowReaders,
+    evictions: Evictions,
     give_up: OnceLock<GiveUp>,
     disk_lines: DiskLines,
     metrics: Metrics,
@@ -163,6 +167,7 @@ impl DiskStore {
             touched: moka::sync::Cache::builder().max_capacity(MAX_TOUCHED).time_to_live(TOUCH_INTERVAL).build(),
             uses: Uses::default(),
             readers: SlowReaders::new(config.reader_window, metrics.clone()),
+            evictions: Evictions::default(),
             give_up: OnceLock::new(),
             disk_lines: disk_lines(),
             metrics,
@@ -324,6 +329,7 @@ impl DiskStore {
             // With this file, if it was kept open, the bytes are off the disk.
             drop(file.take());
             self.0.metrics.evicted(*len);
+            self.0.evictions.add(*len);
             tracing::debug!(?key, len, "evicted");
         }
         self.0.index.unlinked(&evicted);

@@ -103,7 +103,7 @@ impl LogArguments {
             let line = match (&*event.name, self.running.json) {
                 ("request", false) => followed_line(&event.data, Style::of_stdout()),
                 ("request" | "left_out", true) => json_line(&event.data),
-                ("left_out", false) => format!("({} requests left out: too many to print)\n", event.data["events"]),
+                ("left_out", false) => format!("({} events left out: too many to print)\n", event.data["events"]),
                 _ => return ControlFlow::Continue(()),
             };
             print_more(&line)

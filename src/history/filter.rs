@@ -28,6 +28,12 @@ impl Filter {
         self.of_clients || !request.is_of_client
     }
 
+    /// Whether it is about some of the requests that its reader may see.
+    pub(crate) fn is_selective(&self) -> bool {
+        let Self { of_clients: _, errors, slower, image, client, id } = self;
+        *errors || slower.is_some() || image.is_some() || client.is_some() || id.is_some()
+    }
+
     pub(crate) fn admits(&self, request: &FinishedRequest) -> bool {
         self.shows(request)
             && (!self.errors || request.is_error())

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, thread};
 
 use super::*;
-use crate::{cache::Outcome, oci::Operation, request_id::RequestId};
+use crate::{cache::Outcome, followers::Followed, oci::Operation, request_id::RequestId};
 
 fn history() -> History {
     History::new(ByteCounter::default())
@@ -267,30 +267,14 @@ async fn a_follower_that_lags_learns_what_it_lost() {
     }
     let mut new = history.follow();
     assert!(matches!(slow.next().await, Some(Followed::LeftOut(76))));
-    assert!(matches!(slow.next().await, Some(Followed::Request(told)) if told.request.id.number == 76));
+    assert!(matches!(slow.next().await, Some(Followed::Event(told)) if told.event.id.number == 76));
     history.add(FinishedRequest::of_test(2000, now));
-    assert!(matches!(new.next().await, Some(Followed::Request(told)) if told.request.id.number == 2000));
+    assert!(matches!(new.next().await, Some(Followed::Event(told)) if told.event.id.number == 2000));
     drop(history);
     for _ in 77..1101 {
-        assert!(matches!(slow.next().await, Some(Followed::Request(_))));
+        assert!(matches!(slow.next().await, Some(Followed::Event(_))));
     }
     assert!(slow.next().await.is_none() && new.next().await.is_none());
-}
-
-#[test]
-fn without_followers_nothing_waits_for_one() {
-    let history = history();
-    drop(history.follow());
-    let request = Arc::new(FinishedRequest::of_test(1, Instant::now()));
-    history.0.followers.tell(&request);
-    assert_eq!(Arc::strong_count(&request), 1);
-    assert_eq!(history.0.followers.count(), 0);
-    let follower = history.follow();
-    assert_eq!(history.0.followers.count(), 1);
-    history.0.followers.tell(&request);
-    assert_eq!(Arc::strong_count(&request), 2, "it waits for the follower");
-    drop(follower);
-    assert_eq!(history.0.followers.count(), 0);
 }
 
 #[test]

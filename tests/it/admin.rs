@@ -3,6 +3,7 @@
 pub mod api;
 mod ask;
 pub mod control;
+mod events;
 pub mod explain;
 pub mod page;
 pub mod pause;

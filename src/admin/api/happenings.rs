@@ -1,178 +1,224 @@
 //! `GET /api/v1/events`: what happens from now on.
 //!
-//! What must hold: those who follow leave places for other requests, on the socket as on the admin listener; one that
-//! does not read holds no one up, and learns what it lost; one whose token was replaced follows no more. However much happens, each follower costs little: an event
-//! is written once for all of them, and each gets a few hundred a second.
+//! What must hold: a client that does not read holds no one up, and learns what it lost; one whose token was replaced
+//! follows no more; it learns of upstreams that authorize each client only if it may. However much happens, each follower
+//! costs little: an event is written once for all of them, and each gets a few hundred a second.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
-use http::{Response, StatusCode};
+use http::Response;
 use serde_json::json;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    access::{Caller, Token},
+    changes::Seen,
     events::{Event, encode, lasting_events},
+    follower_places::FollowerPlace,
     requests::RequestEntry,
-    response::{ApiBody, ApiError},
+    response::ApiBody,
+    upstreams::seconds,
 };
-use crate::history::{Filter, FinishedRequest, Followed, Follower, Happening, History};
+use crate::{
+    cache::{DownloadEvent, DownloadResult},
+    followers::{Followed, Follower, Happening},
+    history::{Filter, FinishedRequest},
+    metrics::Label as _,
+};
 
-/// How many follow on the control socket: half of its clients.
-const MAX_ON_SOCKET: usize = 16;
-/// How many follow on the admin listener: half of its connections.
-const MAX_ON_LISTENER: usize = 32;
-/// How many of those may have no token.
-const MAX_WITHOUT_TOKEN: usize = 8;
 /// How many events a follower gets in a turn; the others are told as left out.
 const MAX_IN_TURN: u64 = 500;
 const TURN: Duration = Duration::from_secs(1);
+/// How often a follower looks what changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How many events are looked at before what is told of them is sent, and how many bytes are sent at a time.
 const MAX_AT_ONCE: usize = 256;
 const MAX_FRAME: usize = 64 * 1024;
 
-/// The places for those who follow.
-pub(super) struct FollowerPlaces {
-    on_socket: Arc<Semaphore>,
-    on_listener: Arc<Semaphore>,
-    without_token: Arc<Semaphore>,
-}
-
-impl Default for FollowerPlaces {
-    fn default() -> Self {
-        let places = |most| Arc::new(Semaphore::new(most));
-        Self {
-            on_socket: places(MAX_ON_SOCKET),
-            on_listener: places(MAX_ON_LISTENER),
-            without_token: places(MAX_WITHOUT_TOKEN),
-        }
-    }
-}
-
-impl FollowerPlaces {
-    /// Tells the caller of each request that the filter admits, until the client leaves or `until` is cancelled.
-    ///
-    /// # Errors
-    /// Too many follow already.
-    pub(super) fn follow(
-        &self,
-        (caller, until): (Caller, CancellationToken),
-        history: &History,
-        filter: Filter,
-    ) -> Result<Response<ApiBody>, ApiError> {
-        let (places, most) = match caller {
-            Caller::Socket => (&self.on_socket, MAX_ON_SOCKET),
-            Caller::Listener { token: Token::Right, .. } => (&self.on_listener, MAX_ON_LISTENER),
-            Caller::Listener { .. } => (&self.without_token, MAX_WITHOUT_TOKEN),
-        };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            let why = format!("{most} clients follow the events already");
-            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, why));
-        };
-        let happenings = happenings(Following::new(history.follow(), filter, Some(place)));
-        Ok(lasting_events(happenings.take_until(until.cancelled_owned())))
-    }
-}
-
-/// One that follows.
-struct Following {
-    follower: Follower,
+/// What one client follows.
+pub(super) struct Happenings<L> {
+    requests: Follower<Arc<FinishedRequest>>,
+    downloads: Follower<DownloadEvent>,
+    changes: Changes<L>,
     filter: Filter,
+    /// The filter is about some requests, so that nothing else is told.
+    only_requests: bool,
     /// When its turn began, and how many events it got in it.
     turn: Instant,
     got: u64,
     /// How many events were left out and not told yet.
     left_out: u64,
-    /// Held until it leaves.
-    _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Following {
-    fn new(follower: Follower, filter: Filter, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { follower, filter, turn: Instant::now(), got: 0, left_out: 0, _place: place }
+impl<L: Fn() -> Seen + Send + 'static> Happenings<L> {
+    /// `look` tells how the rest is now.
+    pub(super) fn new(
+        requests: Follower<Arc<FinishedRequest>>,
+        downloads: Follower<DownloadEvent>,
+        look: L,
+        filter: Filter,
+    ) -> Self {
+        let only_requests = filter.is_selective();
+        let changes = Changes::since_now(look);
+        Self { requests, downloads, changes, filter, only_requests, turn: Instant::now(), got: 0, left_out: 0 }
+    }
+
+    /// Tells all of it until the client leaves or `until` is cancelled.
+    pub(super) fn respond(self, place: FollowerPlace, until: CancellationToken) -> Response<ApiBody> {
+        lasting_events(self.events(place).take_until(until.cancelled_owned()))
+    }
+
+    /// `place` is held until the stream is dropped.
+    fn events<P: Send + 'static>(self, place: P) -> impl Stream<Item = Bytes> + Send {
+        stream::unfold((self, place), async |(mut this, place)| Some((this.next().await?, (this, place))))
     }
 
     /// The next events; `None`: there will be none any more.
     async fn next(&mut self) -> Option<Bytes> {
         let mut frame = BytesMut::new();
         while frame.is_empty() {
-            // What was left out is told when the next turn begins, also if nothing happens then.
-            let followed = match self.left_out {
-                0 => self.follower.next().await,
-                _ => match timeout_at(self.turn + TURN, self.follower.next()).await {
-                    Ok(followed) => followed,
-                    Err(_) => Some(Followed::LeftOut(0)),
-                },
-            };
-            self.tell(followed?, &mut frame);
+            let is_all = !self.only_requests;
+            tokio::select! {
+                request = self.requests.next() => self.tell(request?, Self::request, &mut frame),
+                download = self.downloads.next(), if is_all => self.tell(download?, Self::download, &mut frame),
+                changed = self.changes.next(), if is_all => {
+                    let events = changed.into_iter().map(|event| event.encode());
+                    events.for_each(|event| self.push(&event, &mut frame));
+                }
+                // What was left out is told when the next turn begins, also if nothing happens then.
+                () = sleep_until(self.turn + TURN), if self.left_out > 0 => {}
+            }
+            self.begin_turn();
+            self.tell_left_out(&mut frame);
         }
         for _ in 0..MAX_AT_ONCE {
             if frame.len() >= MAX_FRAME {
                 break;
             }
-            let Some(followed) = self.follower.next_now() else { break };
-            self.tell(followed, &mut frame);
+            let Some(followed) = self.requests.next_now() else { break };
+            self.tell(followed, Self::request, &mut frame);
         }
         Some(frame.freeze())
     }
 
-    fn tell(&mut self, followed: Followed, frame: &mut BytesMut) {
-        if self.turn.elapsed() >= TURN {
-            (self.turn, self.got) = (Instant::now(), 0);
-        }
+    /// `write` tells how clients read an event; `None`: it is none for this client.
+    fn tell<T>(
+        &mut self,
+        followed: Followed<T>,
+        write: impl FnOnce(&Self, &Happening<T>) -> Option<Bytes>,
+        frame: &mut BytesMut,
+    ) {
         match followed {
             Followed::LeftOut(events) => self.left_out += events,
-            Followed::Request(happening) if !self.filter.admits(&happening.request) => {}
-            Followed::Request(_) if self.got >= MAX_IN_TURN => self.left_out += 1,
-            Followed::Request(happening) => {
-                self.tell_left_out(frame);
-                self.got += 1;
-                frame.extend_from_slice(&written(&happening));
+            Followed::Event(happening) => {
+                if let Some(event) = write(self, &happening) {
+                    self.push(&event, frame);
+                }
             }
         }
-        if self.got < MAX_IN_TURN {
-            self.tell_left_out(frame);
+        self.tell_left_out(frame);
+    }
+
+    fn push(&mut self, event: &[u8], frame: &mut BytesMut) {
+        self.begin_turn();
+        if self.got >= MAX_IN_TURN {
+            self.left_out += 1;
+            return;
+        }
+        self.tell_left_out(frame);
+        self.got += 1;
+        frame.extend_from_slice(event);
+    }
+
+    fn begin_turn(&mut self) {
+        if self.turn.elapsed() >= TURN {
+            (self.turn, self.got) = (Instant::now(), 0);
         }
     }
 
     fn tell_left_out(&mut self, frame: &mut BytesMut) {
-        let events = std::mem::take(&mut self.left_out);
-        if events > 0 {
+        if self.got < MAX_IN_TURN && self.left_out > 0 {
+            let events = std::mem::take(&mut self.left_out);
             frame.extend_from_slice(&Event { name: "left_out", data: json!({ "events": events }) }.encode());
         }
     }
+
+    fn request(&self, happening: &Happening<Arc<FinishedRequest>>) -> Option<Bytes> {
+        self.filter.admits(&happening.event).then(|| happening.written(|request| of_request(request)))
+    }
+
+    fn download(&self, happening: &Happening<DownloadEvent>) -> Option<Bytes> {
+        let is_shown = self.filter.of_clients || !happening.event.is_of_client;
+        is_shown.then(|| happening.written(of_download))
+    }
 }
 
-fn written(happening: &Happening) -> Bytes {
-    happening.written(|request: &FinishedRequest| {
-        // An entry is strings and numbers, which always have a JSON form.
-        let json = serde_json::to_string(&RequestEntry::of(request)).unwrap_or_default();
-        encode("request", &json)
-    })
+fn of_request(request: &FinishedRequest) -> Bytes {
+    // An entry is strings and numbers, which always have a JSON form.
+    let json = serde_json::to_string(&RequestEntry::of(request)).unwrap_or_default();
+    encode("request", &json)
 }
 
-/// What a follower learns.
-fn happenings(following: Following) -> impl Stream<Item = Bytes> + Send {
-    stream::unfold(following, |mut following| async move {
-        let events = following.next().await?;
-        Some((events, following))
-    })
+fn of_download(download: &DownloadEvent) -> Bytes {
+    let state = match download.result {
+        None => "started",
+        Some(DownloadResult::Complete) => "done",
+        Some(_) => "failed",
+    };
+    let data = json!({
+        "state": state,
+        "upstream": &*download.upstream,
+        "repository": download.repository.as_str(),
+        "digest": download.digest.as_str(),
+        "size": download.size,
+        "received": download.received,
+        "seconds": seconds(download.duration),
+        "failure": download.result.filter(|result| *result != DownloadResult::Complete).map(|result| result.as_str()),
+        "access": if download.is_of_client { "client" } else { "shared" },
+    });
+    Event { name: "download", data }.encode()
+}
+
+/// What changed from one look to the next.
+struct Changes<L> {
+    look: L,
+    seen: Seen,
+    ticks: Interval,
+}
+
+impl<L: Fn() -> Seen> Changes<L> {
+    fn since_now(look: L) -> Self {
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let seen = look();
+        Self { look, seen, ticks }
+    }
+
+    /// The events of the next look. It may be dropped while it waits.
+    async fn next(&mut self) -> Vec<Event> {
+        self.ticks.tick().await;
+        let now = (self.look)();
+        let events = now.since(&self.seen);
+        self.seen = now;
+        events
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Instant,
+    };
 
     use serde_json::Value;
 
     use super::*;
-    use crate::byte_counter::ByteCounter;
+    use crate::{
+        byte_counter::ByteCounter, cache::EvictionTotals, followers::Followers, history::History, oci::Digest,
+    };
 
     /// The events of a frame: the name, and the data.
     fn events(frame: &[u8]) -> Vec<(String, Value)> {
@@ -193,11 +239,21 @@ mod tests {
         FinishedRequest::of_test(number, Instant::now())
     }
 
+    /// What happens to this history and these downloads, while the rest stays as it is.
+    fn follow(
+        history: &History,
+        downloads: &Followers<DownloadEvent>,
+        filter: Filter,
+    ) -> impl Stream<Item = Bytes> + Send + use<> {
+        Happenings::new(history.follow(), downloads.follow(), Seen::default, filter).events(())
+    }
+
     #[tokio::test]
     async fn a_follower_learns_what_its_filter_admits() {
-        let history = History::new(ByteCounter::default());
+        let (history, downloads) = (History::new(ByteCounter::default()), Followers::default());
         let errors = Filter { errors: true, ..Filter::default() };
-        let mut told = Box::pin(happenings(Following::new(history.follow(), errors, None)));
+        let mut told = Box::pin(follow(&history, &downloads, errors));
+        downloads.tell(|| download(false, None));
         history.add(of(1));
         history.add(FinishedRequest { is_of_client: true, ..of(2).failed(502, "upstream_unavailable") });
         history.add(of(3).failed(502, "upstream_unavailable"));
@@ -216,8 +272,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_follower_gets_a_few_hundred_events_a_second() {
-        let history = History::new(ByteCounter::default());
-        let mut told = Box::pin(happenings(Following::new(history.follow(), Filter::default(), None)));
+        let (history, downloads) = (History::new(ByteCounter::default()), Followers::default());
+        let mut told = Box::pin(follow(&history, &downloads, Filter::default()));
         for number in 0..1000 {
             history.add(of(number));
         }
@@ -234,6 +290,88 @@ mod tests {
         assert!(begun.elapsed() <= TURN);
         history.add(of(7));
         assert_eq!(ids(&told.next().await.unwrap()), ["00000007-7"]);
+        // Downloads count as well.
+        for _ in 0..MAX_IN_TURN {
+            downloads.tell(|| download(false, None));
+        }
+        let mut got = 1;
+        while got < MAX_IN_TURN {
+            got += events(&told.next().await.unwrap()).len() as u64;
+        }
+        assert_eq!(events(&told.next().await.unwrap()), [("left_out".to_owned(), json!({ "events": 1 }))]);
+    }
+
+    fn download(is_of_client: bool, result: Option<DownloadResult>) -> DownloadEvent {
+        let digest: Digest = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
+        DownloadEvent {
+            upstream: "docker.io".into(),
+            is_of_client,
+            repository: "library/app".parse().unwrap(),
+            digest,
+            result,
+            size: Some(10),
+            received: 4,
+            duration: Duration::from_micros(1_500_400),
+        }
+    }
+
+    #[tokio::test]
+    async fn downloads_of_clients_are_told_to_those_who_may() {
+        let (history, downloads) = (History::new(ByteCounter::default()), Followers::default());
+        let all = Filter { of_clients: true, ..Filter::default() };
+        let mut of_all = Box::pin(follow(&history, &downloads, all));
+        let mut of_some = Box::pin(follow(&history, &downloads, Filter::default()));
+        downloads.tell(|| download(true, None));
+        downloads.tell(|| download(false, Some(DownloadResult::Mismatch)));
+        downloads.tell(|| download(false, Some(DownloadResult::Complete)));
+        let (_, data) = events(&of_all.next().await.unwrap()).remove(0);
+        assert_eq!(
+            (&data["state"], &data["failure"], &data["access"]),
+            (&json!("started"), &Value::Null, &json!("client"))
+        );
+        let failed = json!({
+            "state": "failed", "upstream": "docker.io", "repository": "library/app",
+            "digest": format!("sha256:{}", "a".repeat(64)),
+            "size": 10, "received": 4, "seconds": 1.5004, "failure": "mismatch", "access": "shared",
+        });
+        assert_eq!(events(&of_some.next().await.unwrap()), [("download".to_owned(), failed)]);
+        let (_, data) = events(&of_some.next().await.unwrap()).remove(0);
+        assert_eq!((&data["state"], &data["failure"]), (&json!("done"), &Value::Null));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn evictions_of_a_second_are_one_event() {
+        let (history, downloads) = (History::new(ByteCounter::default()), Followers::<DownloadEvent>::default());
+        let evicted = Arc::new(AtomicU64::new(5));
+        let seen = evicted.clone();
+        let look = move || {
+            let objects = seen.load(Ordering::Relaxed);
+            Seen { evicted: EvictionTotals { bytes: objects * 100, objects }, ..Seen::default() }
+        };
+        let happenings = Happenings::new(history.follow(), downloads.follow(), look, Filter::default());
+        let mut told = Box::pin(happenings.events(()));
+        let storm = async {
+            for objects in 1..=100_000 {
+                evicted.store(5 + objects, Ordering::Relaxed);
+                if objects % 1000 == 0 {
+                    tokio::time::sleep(LOOK_INTERVAL / 50).await;
+                }
+            }
+        };
+        let begun = tokio::time::Instant::now();
+        let count = async {
+            let (mut objects, mut count) = (0, 0);
+            while objects < 100_000 {
+                let (name, data) = events(&told.next().await.unwrap()).remove(0);
+                assert_eq!(name, "evicted");
+                objects += data["objects"].as_u64().unwrap();
+                count += 1;
+            }
+            (objects, count)
+        };
+        let ((objects, count), ()) = tokio::join!(count, storm);
+        assert!(objects == 100_000 && count <= 4, "{count} events of {objects} objects");
+        assert!(begun.elapsed() <= 4 * LOOK_INTERVAL);
     }
 
     #[tokio::test]
@@ -243,23 +381,9 @@ mod tests {
         history.add(of(1));
         let mut texts = Vec::new();
         for follower in &mut followers {
-            let Some(Followed::Request(happening)) = follower.next().await else { panic!("a request") };
-            texts.push(written(&happening).as_ptr());
+            let Some(Followed::Event(happening)) = follower.next().await else { panic!("a request") };
+            texts.push(happening.written(|request| of_request(request)).as_ptr());
         }
         assert_eq!(texts[0], texts[1]);
-    }
-
-    #[test]
-    fn followers_leave_places_to_others() {
-        let (places, history) = (FollowerPlaces::default(), History::new(ByteCounter::default()));
-        let follow = |caller| places.follow((caller, CancellationToken::new()), &history, Filter::default());
-        let without = Caller::Listener { is_local: true, token: Token::NotConfigured };
-        let with = Caller::Listener { is_local: true, token: Token::Right };
-        for (caller, most) in [(Caller::Socket, MAX_ON_SOCKET), (without, MAX_WITHOUT_TOKEN), (with, MAX_ON_LISTENER)] {
-            let mut followers: Vec<_> = (0..most).map(|_| follow(caller).unwrap()).collect();
-            assert_eq!(follow(caller).unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
-            followers.pop();
-            assert!(follow(caller).is_ok());
-        }
     }
 }

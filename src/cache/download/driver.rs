@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Complete, Download, DownloadError, DownloadState, Downloads, Progress, abandoned,
+    Complete, Download, DownloadError, DownloadEvent, DownloadState, Downloads, Progress, abandoned,
     end::DownloadEnd,
     file_space, hasher,
     lead::{Copied, copy_all},
@@ -61,6 +61,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
         }
     };
     drop(ended);
+    downloads.followers().tell(|| DownloadEvent::of(&download, Some(result)));
     downloads.metrics().fill(&upstream, result);
 }
 
@@ -156,6 +157,7 @@ async fn work(
         state.chunks.take_first(transfer.position());
         state.progress = Progress::Writing;
     });
+    downloads.followers().tell(|| DownloadEvent::of(download, None));
     if left > 0 {
         let requests = download.requests.lock();
         tracing::info!(digest = %source.digest, left, %requests, "a download is resumed");

@@ -5,8 +5,8 @@ use std::{
     time::Instant,
 };
 
-use super::{Download, Downloads, Progress};
-use crate::{cache::Source, request_id::RequestId};
+use super::{Download, DownloadEvent, Downloads, Progress};
+use crate::{cache::Source, followers::Follower, request_id::RequestId};
 
 /// A download in flight, and how far it is.
 pub(crate) struct RunningDownload {
@@ -50,6 +50,11 @@ impl Downloads {
     /// All downloads in flight, in no order.
     pub(crate) fn running(&self) -> Vec<RunningDownload> {
         self.all().into_iter().map(RunningDownload::of).collect()
+    }
+
+    /// The downloads that begin and end from now on.
+    pub(crate) fn follow(&self) -> Follower<DownloadEvent> {
+        self.followers().follow()
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Complete, Download, DownloadReader, DownloadResult, Progress, abandoned,
+    Complete, Download, DownloadEvent, DownloadReader, DownloadResult, Progress, abandoned,
     chunks::ReaderId,
     separate_fetch::{SeparateFetch, SeparateFetches},
     wrong_parts::WrongParts,
@@ -22,6 +22,7 @@ use crate::{
         Config, ContentKey, DiskStore, Source,
         storage::{Short, lru_index::IndexKey},
     },
+    followers::Followers,
     line_limit::{LINE_INTERVAL, LineLimit},
     metrics::Metrics,
     oci::ByteRange,
@@ -56,6 +57,7 @@ struct DownloadsInner {
     complete: Complete,
     /// Which failures get a line in the log, by upstream and kind.
     lines: LineLimit<(Arc<str>, DownloadResult)>,
+    followers: Followers<DownloadEvent>,
 }
 
 type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
@@ -122,6 +124,7 @@ impl Downloads {
             wrong_parts: WrongParts::default(),
             complete,
             lines: LineLimit::new(LINE_INTERVAL, MAX_LINES),
+            followers: Followers::default(),
         }));
         let shared = Arc::downgrade(&downloads.0);
         downloads.store().on_shortage(move |short| {
@@ -170,6 +173,10 @@ impl Downloads {
     /// Cancelled when the process ends.
     pub(crate) fn shutdown(&self) -> &CancellationToken {
         &self.0.shutdown
+    }
+
+    pub(super) fn followers(&self) -> &Followers<DownloadEvent> {
+        &self.0.followers
     }
 
     /// All downloads in flight, in no order.
