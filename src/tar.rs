@@ -1,8 +1,8 @@
 //! tar archives of plain files, as far as an image layout needs them (pure).
 //!
 //! What must hold: whatever an archive says, the reader keeps one header, or an extended header of [`MAX_EXTENDED`] bytes, in
-//! memory; content passes through without a copy. An entry that is neither a plain file nor a directory is told as such, and
-//! the caller decides.
+//! memory; content passes through without a copy. What is no entry is bounded: the headers before one, and what follows the
+//! end. An entry that is neither a plain file nor a directory is told as such, and the caller decides.
 //!
 //! forebay reads archives of strangers from a stream: the `tar` crate wants a blocking reader, and reads extended headers of
 //! any length into memory.
@@ -25,6 +25,10 @@ pub const BLOCK: usize = 512;
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 /// The longest extended header that is read, in bytes.
 const MAX_EXTENDED: u64 = 64 * 1024;
+/// How many extended headers an entry may have: GNU tar writes two, and one for the whole archive.
+const MAX_EXTENDED_HEADERS: usize = 16;
+/// How many bytes may follow the end: `tar` fills its last record, which has 10 KiB unless its user wants longer ones.
+const MAX_TRAILER: usize = 16 * 1024 * 1024;
 
 /// What precedes the content of a plain file: a header, and an extended one before it if the name or the size does not fit.
 pub fn file_header(name: &str, size: u64) -> Vec<u8> {
@@ -33,8 +37,9 @@ pub fn file_header(name: &str, size: u64) -> Vec<u8> {
 
 /// How many bytes follow the content of a file of this size, all zero.
 pub fn padding(size: u64) -> usize {
-    let block = BLOCK as u64;
-    usize::try_from(size.next_multiple_of(block).saturating_sub(size)).unwrap_or_default()
+    // The last block may end behind the largest number.
+    let last = usize::try_from(size % BLOCK as u64).unwrap_or_default();
+    (BLOCK - last) % BLOCK
 }
 
 #[cfg(test)]
@@ -106,12 +111,32 @@ mod tests {
 
     #[test]
     fn the_size_of_a_file_is_not_bounded() {
-        for size in [0, 1, 0o777_7777_7777, 0o1_0000_0000_0000, u64::MAX >> 2] {
+        for size in [0, 1, 0o777_7777_7777, 0o1_0000_0000_0000, u64::MAX - 511, u64::MAX] {
             let mut reader = Reader::default();
             reader.push(file_header("blobs/x", size).into());
             let entry = Entry { name: "blobs/x".to_owned(), kind: Kind::File, size };
             assert_eq!(reader.read(), Ok(Some(Piece::Entry(entry))), "{size}");
+            assert_eq!(reader.read(), Ok(None), "{size}");
         }
+    }
+
+    #[test]
+    fn content_is_padded_to_whole_blocks() {
+        for (size, expected) in [(0, 0), (1, 511), (511, 1), (512, 0), (513, 511), (u64::MAX, 1), (u64::MAX - 511, 0)] {
+            assert_eq!(padding(size), expected, "{size}");
+        }
+    }
+
+    #[test]
+    fn headers_and_zeros_without_end_are_refused() {
+        // Each precedes the next entry, and none is one.
+        let extended = header::special("x", b'g', 0);
+        assert_eq!(read(&extended.repeat(MAX_EXTENDED_HEADERS + 1), 700), Err(TarError::ManyHeaders));
+        let before = |count: usize| [extended.repeat(count), archive(&[("a".to_owned(), vec![1])])].concat();
+        assert!(read(&before(MAX_EXTENDED_HEADERS), 700).is_ok());
+        let with_trailer = |len: usize| [&END[..], &vec![0; len - BLOCK]].concat();
+        assert_eq!(read(&with_trailer(MAX_TRAILER), 1 << 20), Ok(Vec::new()));
+        assert_eq!(read(&with_trailer(MAX_TRAILER + 1), 1 << 20), Err(TarError::Trailer));
     }
 
     #[test]

@@ -51,6 +51,12 @@ pub(super) fn of_file(name: &str, size: u64) -> Vec<u8> {
     headers
 }
 
+/// A header of another kind, without content.
+#[cfg(test)]
+pub(super) fn special(name: &str, kind: u8, size: u64) -> Vec<u8> {
+    block(name.as_bytes(), size, kind).to_vec()
+}
+
 fn block(name: &[u8], size: u64, kind: u8) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| {

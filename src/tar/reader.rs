@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{BLOCK, MAX_EXTENDED, error::TarError, header::Header, padding, pax};
+use super::{BLOCK, MAX_EXTENDED, MAX_EXTENDED_HEADERS, MAX_TRAILER, error::TarError, header::Header, padding, pax};
+
+/// How much of a name an error tells, in characters: a stranger wrote it.
+const MAX_TOLD: usize = 200;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +48,8 @@ enum Place {
         padding: usize,
     },
     Padding(usize),
-    End,
+    /// So many bytes may still follow.
+    End(usize),
 }
 
 /// Takes bytes and gives pieces: [`Reader::push`] when [`Reader::read`] has none.
@@ -56,13 +60,20 @@ pub struct Reader {
     input: Bytes,
     /// The front of what must be whole to be read.
     front: Vec<u8>,
-    /// What extended headers said of the next entry.
+    /// What extended headers said of the next entry, and how many there were.
     next: pax::Extended,
+    extended_headers: usize,
 }
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { place: Place::Header, input: Bytes::new(), front: Vec::new(), next: pax::Extended::default() }
+        Self {
+            place: Place::Header,
+            input: Bytes::new(),
+            front: Vec::new(),
+            next: pax::Extended::default(),
+            extended_headers: 0,
+        }
     }
 }
 
@@ -80,7 +91,8 @@ impl Reader {
     pub fn read(&mut self) -> Result<Option<Piece>, TarError> {
         loop {
             match &mut self.place {
-                Place::End => {
+                Place::End(left) => {
+                    *left = left.checked_sub(self.input.len()).ok_or(TarError::Trailer)?;
                     self.input.clear();
                     return Ok(None);
                 }
@@ -122,7 +134,7 @@ impl Reader {
     /// # Errors
     /// The archive has no end.
     pub fn finish(&self) -> Result<(), TarError> {
-        if matches!(self.place, Place::End) { Ok(()) } else { Err(TarError::Truncated) }
+        if matches!(self.place, Place::End(_)) { Ok(()) } else { Err(TarError::Truncated) }
     }
 
     /// The next `len` bytes, once all of them are here.
@@ -136,7 +148,7 @@ impl Reader {
     fn header(&mut self, block: &[u8]) -> Result<Option<Piece>, TarError> {
         let block: &[u8; BLOCK] = block.try_into().map_err(|_| TarError::NoHeader)?;
         if block.iter().all(|byte| *byte == 0) {
-            self.place = Place::End;
+            self.place = Place::End(MAX_TRAILER);
             return Ok(Some(Piece::End));
         }
         let Header { name, size, kind } = Header::parse(block)?;
@@ -144,16 +156,21 @@ impl Reader {
             if size > MAX_EXTENDED {
                 return Err(TarError::LongHeader);
             }
+            self.extended_headers += 1;
+            if self.extended_headers > MAX_EXTENDED_HEADERS {
+                return Err(TarError::ManyHeaders);
+            }
             self.place = Place::Extended { kind, size };
             return Ok(None);
         }
+        self.extended_headers = 0;
         let pax::Extended { path, size: extended_size, is_sparse } = std::mem::take(&mut self.next);
         let name = match path {
             Some(path) => path,
             None => String::from_utf8(name).map_err(|_| TarError::Name)?,
         };
         if is_sparse || kind == b'S' {
-            return Err(TarError::Sparse(name));
+            return Err(TarError::Sparse(name.chars().take(MAX_TOLD).collect()));
         }
         // Links, devices and directories have no content, whatever their size.
         let (kind, size) = match kind {

@@ -161,7 +161,7 @@ fn index_of(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
             file.take(entry.size).read_to_end(&mut bytes)?;
             return Ok(Some(bytes));
         }
-        at = at.saturating_add(entry.size.next_multiple_of(BLOCK as u64));
+        at = at.saturating_add(entry.size).saturating_add(tar::padding(entry.size) as u64);
     }
     Ok(None)
 }
