@@ -15,32 +15,21 @@ impl Glob {
 
     /// Whether the whole text matches.
     ///
-    /// Only the last `*` that was passed is extended after a mismatch: an earlier one can match no more than the
-    /// shortest run that it needs. So the time is at most the product of both lengths.
+    /// What stands between two `*` is taken where it is found first: a later place leaves less for the rest. The search of
+    /// `str` is linear, and each begins behind the last one, so the time is that of reading both texts.
     pub(super) fn matches(&self, text: &str) -> bool {
-        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
-        let (mut at, mut read) = (0, 0);
-        // Behind the last `*`, and where the rest of the pattern was tried last.
-        let mut last_star: Option<(usize, usize)> = None;
-        while let Some(byte) = text.get(read) {
-            match (pattern.get(at), last_star) {
-                (Some(b'*'), _) => {
-                    at += 1;
-                    last_star = Some((at, read));
-                }
-                (Some(wanted), _) if wanted == byte => {
-                    at += 1;
-                    read += 1;
-                }
-                (_, Some((behind, tried))) => {
-                    at = behind;
-                    read = tried + 1;
-                    last_star = Some((behind, read));
-                }
-                (_, None) => return false,
+        let mut parts = self.0.split('*');
+        let Some(mut rest) = parts.next().and_then(|front| text.strip_prefix(front)) else { return false };
+        let Some(end) = parts.next_back() else { return rest.is_empty() };
+        let Some(middle) = rest.strip_suffix(end) else { return false };
+        rest = middle;
+        parts.all(|part| match rest.split_once(part) {
+            Some((_, behind)) => {
+                rest = behind;
+                true
             }
-        }
-        pattern.get(at..).is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
+            None => false,
+        })
     }
 
     /// Whether a text that begins with `front` can match.
@@ -117,6 +106,23 @@ mod tests {
             ("docker.io/library/*:v*", "docker.io/library/x/y:v1", true),
         ] {
             assert_eq!(Glob::new(pattern).matches(text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_searched_once() {
+        // Trying again behind each letter would take billions of steps.
+        let (len, letters) = (1 << 17, "a".repeat(1 << 16));
+        let text = "a".repeat(len);
+        for (pattern, expected) in [
+            (format!("*{letters}b*"), false),
+            (format!("*{letters}*"), true),
+            (format!("{}b*", "*".repeat(len)), false),
+            (format!("{}a", "*".repeat(len)), true),
+            ("*a".repeat(len), true),
+            ("*a".repeat(len + 1), false),
+        ] {
+            assert_eq!(Glob::new(&pattern).matches(&text), expected, "{}", &pattern[..8]);
         }
     }
 
