@@ -2,8 +2,6 @@
 //!
 //! Source: OCI image specification v1.1, "Image Layout"; containerd's `images/annotations.go` for the name that it reads.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Descriptor, Digest, ParseError};
@@ -15,12 +13,12 @@ pub const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 pub const INDEX_FILE: &str = "index.json";
 /// The directory of the blobs, the manifests among them.
 pub const BLOBS: &str = "blobs";
-/// The name of an image: a tag alone, or a whole name.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// Always a whole name.
-const IMAGE_NAME: &str = "io.containerd.image.name";
-/// What the archives of other programs have beside a layout: nothing in them counts here.
-const OF_DOCKER: [&str; 2] = ["manifest.json", "repositories"];
+/// By which Docker finds the images of an archive.
+pub const DOCKER_LIST: &str = "manifest.json";
+/// The longest such list that an import passes over, in bytes.
+pub const MAX_DOCKER_LIST: u64 = 16 * 1024 * 1024;
+/// What archives for Docker have beside a layout: nothing in them counts here.
+const OF_DOCKER: [&str; 2] = [DOCKER_LIST, "repositories"];
 const OCI_INDEX: &str = super::MediaTypeKind::OciIndex.as_str();
 
 /// A plain file of a layout, by its path.
@@ -78,19 +76,29 @@ struct Entry {
     digest: String,
     size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
+}
+
+/// Those that count: an index may have millions of others.
+#[derive(Serialize, Deserialize)]
+struct Annotations {
+    /// Always a whole name.
+    #[serde(rename = "io.containerd.image.name", default, skip_serializing_if = "Option::is_none")]
+    image_name: Option<String>,
+    /// A tag alone, or a whole name.
+    #[serde(rename = "org.opencontainers.image.ref.name", default, skip_serializing_if = "Option::is_none")]
+    ref_name: Option<String>,
 }
 
 /// The index of a layout with these images, by whole names.
 pub fn encode_index(images: &[LayoutImage]) -> String {
     let entry = |LayoutImage { manifest, name }: &LayoutImage| {
-        let names = name.iter().flat_map(|name| [REF_NAME, IMAGE_NAME].map(|key| (key.to_owned(), name.clone())));
-        let names: BTreeMap<String, String> = names.collect();
+        let annotations = |name: &String| Annotations { image_name: Some(name.clone()), ref_name: Some(name.clone()) };
         Entry {
             media_type: manifest.media_type.to_string(),
             digest: manifest.digest.to_string(),
             size: manifest.size,
-            annotations: (!names.is_empty()).then_some(names),
+            annotations: name.as_ref().map(annotations),
         }
     };
     let manifests = Some(images.iter().map(entry).collect());
@@ -114,8 +122,7 @@ pub fn parse_index(bytes: &[u8]) -> Result<Vec<LayoutImage>, ParseError> {
 
 fn image(entry: Entry) -> Result<LayoutImage, ParseError> {
     let Entry { media_type, digest, size, annotations } = entry;
-    let mut annotations = annotations.unwrap_or_default();
-    let name = annotations.remove(IMAGE_NAME).or_else(|| annotations.remove(REF_NAME));
+    let name = annotations.and_then(|Annotations { image_name, ref_name }| image_name.or(ref_name));
     let manifest = Descriptor { media_type: media_type.parse()?, digest: digest.parse()?, size };
     Ok(LayoutImage { manifest, name: name.filter(|name| !name.is_empty()) })
 }
@@ -176,6 +183,18 @@ mod tests {
         assert_eq!(parse_index(both.as_bytes()).unwrap()[0].name.as_deref(), Some("docker.io/library/node:22"));
         let tag = both.replace(r#""io.containerd.image.name":"docker.io/library/node:22","#, "");
         assert_eq!(parse_index(tag.as_bytes()).unwrap()[0].name.as_deref(), Some("22"));
+    }
+
+    #[test]
+    fn other_annotations_do_not_count() {
+        let text = encode_index(&[image(Some("docker.io/library/node:22"))]);
+        let more = text.replace(r#""annotations":{"#, r#""annotations":{"a":"","org.example":"x","#);
+        assert_ne!(more, text);
+        assert_eq!(parse_index(more.as_bytes()).unwrap(), [image(Some("docker.io/library/node:22"))]);
+        // Which of two names counts is not for the archive to choose.
+        let name = r#""io.containerd.image.name":"docker.io/library/node:22""#;
+        let twice = text.replace(name, &format!("{name},{name}"));
+        assert!(twice != text && parse_index(twice.as_bytes()).is_err());
     }
 
     #[test]
