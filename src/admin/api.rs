@@ -245,7 +245,12 @@ impl Api {
     ) -> Result<Response<ApiBody>, ApiError> {
         let action = Action::of(&head.method, head.uri.path())?;
         let query = head.uri.query();
-        let sight = admit(caller, action.need)?;
+        let sight = match admit(caller, action.need) {
+            Ok(sight) => sight,
+            // The client learns it although it is sending an archive.
+            Err(denied) if action.resource == Resource::Import => return Ok(import::refuse(&denied.into(), body)),
+            Err(denied) => return Err(denied.into()),
+        };
         let Sources {
             config,
             upstreams,
@@ -318,7 +323,7 @@ impl Api {
                 no_parameters()?;
                 pins::unpin(pins, json_body::read(&head.headers, body).await?, caller, is_upstream).await
             }
-            Resource::Import => import::import(imports, (query, &head.headers, body), &upstreams).await,
+            Resource::Import => Ok(import::import(imports, (query, &head.headers, body), &upstreams).await),
             Resource::Export => export::export(exports, export::query(query)?, &upstreams).await,
             Resource::RefreshImages => {
                 no_parameters()?;

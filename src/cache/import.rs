@@ -46,13 +46,15 @@ impl Imports {
     /// Another import runs, or the archive is too large for the cache.
     pub(crate) fn begin(&self, len: Option<u64>) -> Result<Import, ImportError> {
         let place = self.0.place.clone().try_acquire_owned().map_err(|_| ImportError::Busy)?;
-        self.check_room(len.unwrap_or_default())?;
+        self.0.check_room(len.unwrap_or_default())?;
         Ok(Import::new(self.0.clone(), place))
     }
+}
 
+impl ImportsInner {
     /// Checks that so many bytes would fit if all that can be evicted is: what has no room in any case is refused early.
     fn check_room(&self, bytes: u64) -> Result<(), ImportError> {
-        let status = self.0.store.status();
+        let status = self.store.status();
         let free = status.free_bytes.map(|free| free.saturating_sub(status.min_free));
         let evictable = status.usage.total();
         let most = status.max_bytes.min(free.map_or(u64::MAX, |free| free.saturating_add(evictable)));

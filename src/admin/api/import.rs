@@ -38,39 +38,30 @@ const REST_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_IMAGES: usize = 500;
 
 /// Reads the archive in a body, and answers once its images have names.
-///
-/// # Errors
-/// A parameter is wrong. What is wrong with the archive is in the response.
 pub(super) async fn import(
     imports: &Imports,
     (query, headers, mut body): (Option<&str>, &HeaderMap, Incoming),
     upstreams: &[Upstream],
-) -> Result<Response<ApiBody>, ApiError> {
-    let parameters = Parameters::parse(query, &["as"])?;
-    let name = parameters.text("as").map(|name| named_image(name, upstreams)).transpose()?;
-    let received = match &name {
-        Some((_, upstream)) => check_access(upstream),
-        None => Ok(()),
-    };
-    let received = match received {
-        Ok(()) => receive(imports, (headers, &mut body), name, upstreams).await,
-        Err(refused) => Err(refused),
-    };
-    match received {
+) -> Response<ApiBody> {
+    match receive(imports, (query, headers, &mut body), upstreams).await {
         Ok(images) => {
             let image = |Imported { name, digest, bytes }: &Imported| json!({ "name": name, "digest": digest.as_str(), "bytes": bytes });
-            Ok(document(&json!({ "images": images.iter().map(image).collect::<Vec<_>>() })))
+            document(&json!({ "images": images.iter().map(image).collect::<Vec<_>>() }))
         }
-        Err(refused) => Ok(refuse(&refused, body)),
+        Err(refused) => refuse(&refused, body),
     }
 }
 
 async fn receive(
     imports: &Imports,
-    (headers, body): (&HeaderMap, &mut Incoming),
-    name: Option<(ImageName, &Upstream)>,
+    (query, headers, body): (Option<&str>, &HeaderMap, &mut Incoming),
     upstreams: &[Upstream],
 ) -> Result<Vec<Imported>, ApiError> {
+    let parameters = Parameters::parse(query, &["as"])?;
+    let name = parameters.text("as").map(|name| named_image(name, upstreams)).transpose()?;
+    if let Some((_, upstream)) = &name {
+        check_access(upstream)?;
+    }
     let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
     let mut import = imports.begin(len)?;
     let mut images = None;
@@ -165,7 +156,7 @@ impl From<ImportError> for ApiError {
 }
 
 /// The response to an archive that is refused, which stays open while the client sends the rest.
-fn refuse(refused: &ApiError, mut body: Incoming) -> Response<ApiBody> {
+pub(super) fn refuse(refused: &ApiError, mut body: Incoming) -> Response<ApiBody> {
     let response = error(refused);
     let (head, content) = response.into_parts();
     let rest = async move {

@@ -1,6 +1,7 @@
 //! Blobs of an archive on their way into the cache.
 //!
-//! What must hold: room is reserved before a byte is written; a blob is visible once all of it is verified and synced.
+//! What must hold: room is reserved before a byte is written, and no more than a step ahead of what has come: an archive that
+//! lies about the size of a blob evicts nothing for it. A blob is visible once all of it is verified and synced.
 
 use std::{
     collections::hash_map::RandomState,
@@ -22,6 +23,8 @@ use crate::{
 
 /// How many bytes are written and hashed at a time.
 const STEP: usize = 1024 * 1024;
+/// Room is reserved in steps of so many bytes.
+const ROOM_STEP: u64 = 16 * 1024 * 1024;
 
 /// A blob of which more comes.
 pub(super) struct ArrivingBlob {
@@ -38,7 +41,8 @@ pub(super) struct ArrivingBlob {
 impl ImportsInner {
     /// Begins a blob of this size.
     pub(super) async fn begin_blob(&self, digest: &Digest, size: u64) -> Result<ArrivingBlob, ImportError> {
-        let reservation = self.store.reserve_upload(size).await?;
+        self.check_room(size)?;
+        let reservation = self.store.reserve_upload(size.min(ROOM_STEP)).await?;
         // Random, so that it is the number of no upload.
         let number = RandomState::new().build_hasher().finish();
         let file = self.store.create_upload(number, reservation).await.map_err(ImportError::Storage)?;
@@ -67,6 +71,7 @@ impl ArrivingBlob {
     async fn write(&mut self) -> Result<(), ImportError> {
         let (pieces, offset) = (std::mem::take(&mut self.pieces), self.written);
         let len = std::mem::take(&mut self.waiting) as u64;
+        self.file.grow_to((offset + len).next_multiple_of(ROOM_STEP).min(self.size)).await?;
         let (file, mut verifier) = (self.file.file().clone(), self.verifier.clone());
         let written = storage::write(move || {
             pieces.iter().for_each(|piece| verifier.update(piece));

@@ -13,7 +13,9 @@ use crate::{
 pub(crate) enum ImportError {
     #[error("another import is running; try again when it is over")]
     Busy,
-    #[error("the archive has {bytes} bytes, and the cache has room for {most}: see cache.max_size and min_free")]
+    #[error(
+        "the archive has at least {bytes} bytes, and the cache has room for {most}: see cache.max_size and min_free"
+    )]
     TooLarge { bytes: u64, most: u64 },
     #[error("the cache has no room for the archive: see cache.max_size and min_free")]
     NoRoom(#[from] NoSpace),
@@ -23,7 +25,10 @@ pub(crate) enum ImportError {
     End,
     #[error(transparent)]
     Tar(#[from] TarError),
-    #[error("{0:?} is no file of an image layout")]
+    #[error(
+        "{0:?} is no file of an image layout; of an archive of `docker save`, `skopeo copy docker-archive:FILE \
+         oci-archive:FILE` makes one"
+    )]
     Name(String),
     #[error("{0:?} is no plain file")]
     Kind(String),
@@ -35,6 +40,8 @@ pub(crate) enum ImportError {
     TooLong { name: String, most: u64 },
     #[error("the manifests of the archive have more than {0} bytes")]
     ManifestsTooLong(usize),
+    #[error("the images of the archive have too many manifests: import fewer at a time")]
+    TooManyManifests,
     #[error("the content of {0} does not match its digest")]
     Mismatch(Digest),
     #[error("this is no image layout: there is no {0}")]

@@ -16,8 +16,11 @@ use crate::{
 const MAX_DEPTH: usize = 4;
 /// How many problems are told.
 const MAX_PROBLEMS: usize = 20;
-/// How many manifests one image may have.
-const MAX_MANIFESTS: usize = 10_000;
+/// How many manifests all images may have. One that several images have counts for each of them: a small archive can name
+/// the same thousands again and again.
+const MAX_MANIFESTS: usize = 50_000;
+/// How many bytes of manifests are read of all images, counted in the same way.
+const MAX_MANIFEST_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Which image gets which name.
 #[derive(Clone)]
@@ -42,6 +45,23 @@ struct Checked {
     bytes: u64,
 }
 
+/// How many manifests the images that were checked have, with their bytes.
+#[derive(Default)]
+struct Sum {
+    manifests: usize,
+    bytes: u64,
+}
+
+impl Sum {
+    /// Counts a manifest.
+    fn add(&mut self, len: usize) -> Result<(), ImportError> {
+        self.manifests += 1;
+        self.bytes = self.bytes.saturating_add(len as u64);
+        let is_too_much = self.manifests > MAX_MANIFESTS || self.bytes > MAX_MANIFEST_BYTES;
+        if is_too_much { Err(ImportError::TooManyManifests) } else { Ok(()) }
+    }
+}
+
 impl Import {
     /// Gives the images their names, after the last byte of the archive.
     ///
@@ -49,11 +69,14 @@ impl Import {
     /// The archive is not whole, or a part of an image is missing: then no image is named.
     pub(crate) async fn finish(mut self, targets: Vec<ImportTarget>) -> Result<Vec<Imported>, ImportError> {
         self.check_end()?;
-        let (mut checked, mut problems) = (Vec::new(), Vec::new());
+        let (mut checked, mut problems, mut sum) = (Vec::new(), Vec::new(), Sum::default());
         for target in targets {
-            match self.check(&target).await? {
+            match self.check(&target, &mut sum).await? {
                 Ok(found) => checked.push((target, found)),
                 Err(missing) => problems.extend(missing.into_iter().map(|why| format!("{}: {why}", target.name))),
+            }
+            if problems.len() >= MAX_PROBLEMS {
+                break;
             }
         }
         if !problems.is_empty() {
@@ -81,7 +104,11 @@ impl Import {
     }
 
     /// Collects what belongs to an image; inside, what is missing.
-    async fn check(&mut self, target: &ImportTarget) -> Result<Result<Checked, Vec<String>>, ImportError> {
+    async fn check(
+        &mut self,
+        target: &ImportTarget,
+        sum: &mut Sum,
+    ) -> Result<Result<Checked, Vec<String>>, ImportError> {
         let request = request(target);
         let (mut checked, mut problems) = (Checked { manifests: Vec::new(), bytes: 0 }, Vec::new());
         let mut seen = HashSet::new();
@@ -90,8 +117,10 @@ impl Import {
             if !seen.insert(descriptor.digest.clone()) {
                 continue;
             }
-            if seen.len() > MAX_MANIFESTS || depth > MAX_DEPTH {
-                problems.push("it has too many manifests".to_owned());
+            if depth > MAX_DEPTH {
+                problems.push("its indices name indices, too deep".to_owned());
+            }
+            if problems.len() >= MAX_PROBLEMS || depth > MAX_DEPTH {
                 break;
             }
             let digest = &descriptor.digest;
@@ -102,6 +131,9 @@ impl Import {
                 }
                 continue;
             };
+            sum.add(bytes.len())?;
+            // Thousands of short ones are read without a wait otherwise, and a thread serves no client meanwhile.
+            tokio::task::yield_now().await;
             checked.bytes += bytes.len() as u64;
             let (document, len) = (bytes.clone(), bytes.len());
             let parsed = self.imports.documents.read(len, move || Manifest::parse(&document)).await;
@@ -112,6 +144,9 @@ impl Import {
                 Ok(Manifest { content: Content::Image { config, layers }, .. }) => {
                     let blobs = layers.into_iter().filter(Descriptor::is_distributable).chain([config]);
                     for blob in blobs {
+                        if problems.len() >= MAX_PROBLEMS {
+                            break;
+                        }
                         match self.blob(&blob).await? {
                             Some(size) if size == blob.size => checked.bytes += size,
                             Some(size) => {

@@ -14,7 +14,7 @@ use crate::{
     cache::{Visibility, storage::Pin},
     oci::{
         Digest, Manifest,
-        layout::{INDEX_FILE, LAYOUT_FILE, LayoutFile, LayoutImage, parse_index},
+        layout::{INDEX_FILE, LAYOUT_FILE, LayoutFile, LayoutImage, MAX_DOCKER_LIST, parse_index},
     },
     tar::{Entry, Kind, Piece, Reader},
 };
@@ -141,14 +141,17 @@ impl Import {
             return Err(ImportError::Twice(shown(&name)));
         }
         let most = match &file {
-            LayoutFile::OfDocker => return Ok(()),
             LayoutFile::Layout => MAX_LAYOUT,
             LayoutFile::Index => MAX_MANIFEST,
+            LayoutFile::OfDocker => MAX_DOCKER_LIST,
             LayoutFile::Blob(digest) if size > MAX_MANIFEST => return self.begin_blob(digest, size).await,
             LayoutFile::Blob(_) => MAX_MANIFEST,
         };
         if size > most {
             return Err(ImportError::TooLong { name: shown(&name), most });
+        }
+        if file == LayoutFile::OfDocker {
+            return Ok(());
         }
         self.current = Current::Document { file, size, content: BytesMut::new() };
         Ok(())

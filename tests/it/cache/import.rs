@@ -10,14 +10,14 @@ use forebay::{
 use forebay_test_support::{
     blob,
     fake_registry::{FakeRegistry, Server},
-    layout::{TwoPlatforms, archive, file, files, image_files},
+    layout::{self, TwoPlatforms, archive, file, files, image_files},
     manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, manifest},
     mirror::{Builder, Mirror},
     test_server::client,
     until::until,
     wire,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -172,6 +172,68 @@ fn special(name: &str, kind: u8, size: u64) -> Vec<u8> {
     header
 }
 
+/// The archive of these files, whose index has so many images of one name.
+fn with_images(files: &[(String, Bytes)], count: usize) -> Vec<u8> {
+    const NAME: &str = r#"{"org.opencontainers.image.ref.name":"fake.example/a:b"}"#;
+    let entry = |number: usize| {
+        format!(r#"{{"mediaType":"a/b","digest":"sha256:{number:064x}","size":1,"annotations":{NAME}}}"#)
+    };
+    let entries: Vec<String> = (0..count).map(entry).collect();
+    let mut files = files.to_vec();
+    files[1].1 = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(",")).into();
+    archive(&files)
+}
+
+/// An archive of so many images, each of which is an index of the same manifests.
+fn with_the_same_manifests(manifests: usize, images: usize) -> Vec<u8> {
+    let mut files = image_files(None, &b"a layer"[..]);
+    let manifest: Value = serde_json::from_slice(&files[2].1).unwrap();
+    let manifests = (0..manifests).map(|number| {
+        let mut manifest = manifest.clone();
+        manifest["annotations"] = json!({ "number": number.to_string() });
+        layout::blob(manifest.to_string())
+    });
+    let manifests: Vec<_> = manifests.collect();
+    let descriptor = |kind: &str, (path, content): &(String, Bytes)| {
+        let digest = format!("sha256:{}", path.rsplit('/').next().unwrap());
+        json!({ "mediaType": kind, "digest": digest, "size": content.len() })
+    };
+    let children: Vec<_> = manifests.iter().map(|manifest| descriptor(OCI_MANIFEST, manifest)).collect();
+    let index = layout::blob(json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children }).to_string());
+    let image = |number: usize| {
+        let mut entry = descriptor(OCI_INDEX, &index);
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": format!("fake.example/a:{number}") });
+        entry
+    };
+    let images: Vec<_> = (0..images).map(image).collect();
+    files[1].1 = json!({ "schemaVersion": 2, "manifests": images }).to_string().into();
+    files.push(index);
+    files.extend(manifests);
+    archive(&files)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_lies_about_its_size_evicts_nothing() {
+    let (mirror, _registry) = alone(|mirror| mirror.max_size(64 << 20)).await;
+    let kept = image_files(Some(NAME), vec![1; 30 << 20]);
+    assert_eq!(import_bytes(&mirror, &archive(&kept), &[]).await.0, Some(0));
+    let (_, digest) = kept[4].0.rsplit_once('/').unwrap();
+    let file = blob::file(&mirror.cache_dir(), &format!("sha256:{digest}").parse().unwrap());
+    assert!(file.exists());
+    // As with an archive from a pipe, of which nothing says how long it is.
+    let lying = [file_header(&image_files(None, vec![2; 9])[4].0, 60 << 20), vec![2; 1 << 20]].concat();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lying.tar");
+    fs::write(&path, lying).unwrap();
+    let script = format!("cat {0} | \"$1\" cache import --yes --control \"$2\" -", path.display());
+    let mut command = tokio::process::Command::new("sh");
+    let socket = mirror.config().admin.socket.clone().unwrap();
+    let output = command.args(["-c", &script, "sh", FOREBAY]).arg(socket).output().await.unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("the archive ends early"), "{error}");
+    assert!(file.exists(), "what the cache had is there");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archive_that_is_not_as_it_should_be_leaves_no_name() {
     let (mirror, _registry) = alone(|mirror| mirror.max_size(256 << 20)).await;
@@ -207,7 +269,16 @@ async fn an_archive_that_is_not_as_it_should_be_leaves_no_name() {
         ("a hard link", with_first(special("oci-layout", b'1', 0)), "\"oci-layout\" is no plain file"),
         ("a device", with_first(special("oci-layout", b'3', 0)), "is no plain file"),
         ("a sparse file", with_first(special("oci-layout", b'S', 0)), "is a sparse file"),
-        ("a huge blob", size(&good[4].0, 1 << 62), "the cache has no room"),
+        ("a huge blob", size(&good[4].0, 1 << 62), "and the cache has room for 268435456"),
+        ("the largest blob", size(&good[4].0, u64::MAX), "and the cache has room for 268435456"),
+        ("a blob that ends early", size(&good[4].0, 100 << 20), "the archive ends early"),
+        ("a long list for Docker", size("manifest.json", 1 << 40), "manifest.json is longer than 16777216 bytes"),
+        ("headers alone", special("x", b'g', 0).repeat(100), "more than 16 extended headers"),
+        ("zeros without end", [&whole[..], &vec![0; 17 << 20]].concat(), "bytes follow the end of the archive"),
+        ("many images", with_images(&good, 90_000), "names 90000 images; there may be 1 to 500"),
+        ("more of them", with_images(&good, 100_000), "index.json is longer than 16777216 bytes"),
+        ("one name for two", with_images(&good, 2), "several images that would be fake.example/a:b"),
+        ("the same manifests again and again", with_the_same_manifests(101, 500), "have too many manifests"),
         ("a long index", size("index.json", 1 << 40), "index.json is longer than 16777216 bytes"),
         ("a long layout", size("oci-layout", 1 << 20), "oci-layout is longer than 4096 bytes"),
         ("a long header", with_first(special("x", b'x', 1 << 20)), "extended header of the archive is longer"),
@@ -266,6 +337,15 @@ async fn a_name_that_forebay_does_not_serve_is_refused_at_once() {
     endless.truncate(30 << 20);
     let (code, _, error) = import_bytes(&mirror, &endless, &[]).await;
     assert!(code == Some(2) && error.contains("quay.io, which is no upstream: add an [[upstream]]"), "{error}");
+    // The command reads the answer although it has not sent all of it.
+    let (code, _, error) = import_bytes(&mirror, &endless, &["--as", "A B"]).await;
+    assert!(code == Some(2) && error.contains("is no name of an image"), "{error}");
+    let (listener, path) = (format!("http://{}", mirror.app().admin_addr()), tempfile::NamedTempFile::new().unwrap());
+    fs::write(path.path(), &endless).unwrap();
+    let mut command = tokio::process::Command::new(FOREBAY);
+    command.args(["cache", "import", "--yes", "--control", &listener]).arg(path.path());
+    let error = String::from_utf8(command.output().await.unwrap().stderr).unwrap();
+    assert!(error.contains("set admin.token_file"), "{error}");
     for (name, arguments, code, problem) in [
         (Some(NAME), &["--as", "quay.io/org/app:1"][..], 2, "which is no upstream"),
         (Some(NAME), &["--as", "A B"], 2, "is no name of an image"),
