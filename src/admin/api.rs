@@ -183,8 +183,10 @@ impl<'a> Action<'a> {
             ["pins"] => (Resource::Pins, Need::Read),
             ["du"] => (Resource::DiskUsage, Need::Read),
             // It may spend pulls, and answers a GET all the same: what it gives is the resource.
-            ["export"] if method == Method::GET => return Ok(Self { resource: Resource::Export, need: Need::Change }),
-            ["export"] => return Err(ApiError::method("GET")),
+            ["export"] if is_post || method == Method::GET => {
+                return Ok(Self { resource: Resource::Export, need: Need::Change });
+            }
+            ["export"] => return Err(ApiError::method("GET, POST")),
             ["import"] => (Resource::Import, Need::Change),
             ["explain"] => (Resource::Explain, Need::Change),
             ["warm"] => (Resource::Warm, Need::Change),
@@ -324,7 +326,16 @@ impl Api {
                 pins::unpin(pins, json_body::read(&head.headers, body).await?, caller, is_upstream).await
             }
             Resource::Import => Ok(import::import(imports, (query, &head.headers, body), &upstreams).await),
-            Resource::Export => export::export(exports, export::query(query)?, &upstreams).await,
+            Resource::Export => {
+                let wanted = match head.method {
+                    Method::POST => {
+                        no_parameters()?;
+                        export::wanted(json_body::read_within(&head.headers, body, export::MAX_BODY).await?)?
+                    }
+                    _ => export::query(query)?,
+                };
+                export::export(exports, wanted, &upstreams).await
+            }
             Resource::RefreshImages => {
                 no_parameters()?;
                 refreshes.run(json_body::read(&head.headers, body).await?, upstreams.clone(), caller).await
@@ -387,7 +398,8 @@ mod tests {
         }
         assert_eq!(of(Method::POST, "/api/v1/import"), Ok((Resource::Import, Need::Change)));
         assert_eq!(of(Method::GET, "/api/v1/export"), Ok((Resource::Export, Need::Change)));
-        assert_eq!(of(Method::POST, "/api/v1/export"), Err(ApiError::method("GET")));
+        assert_eq!(of(Method::POST, "/api/v1/export"), Ok((Resource::Export, Need::Change)));
+        assert_eq!(of(Method::HEAD, "/api/v1/export"), Err(ApiError::method("GET, POST")));
         let test = "/api/v1/upstreams/harbor%2Elan:8443/test";
         assert_eq!(of(Method::POST, test), Ok((Resource::UpstreamTest("harbor.lan:8443".into()), Need::Change)));
         assert_eq!(of(Method::GET, test), Err(ApiError::method("POST")));

@@ -5,6 +5,7 @@
 //! archive breaks off. Memory and the number of objects are bounded.
 
 mod content;
+mod docker;
 mod gather;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -17,7 +18,7 @@ use super::{BlobCache, ContentKey, DiskStore, ManifestCache, storage::Pin};
 use crate::{
     oci::{
         Digest, Platform, Reference, Repository,
-        layout::{INDEX_FILE, LAYOUT, LAYOUT_FILE, LayoutImage, blob_path, encode_index},
+        layout::{DOCKER_LIST, INDEX_FILE, LAYOUT, LAYOUT_FILE, LayoutImage, blob_path, encode_index},
     },
     offload::Offload,
     tar,
@@ -104,26 +105,23 @@ impl Exports {
         for image in images {
             gathering.add(image).await;
         }
-        let gathered = gathering.end().map_err(NoExport::Problems)?;
-        let mut parts = VecDeque::from([
-            file(LAYOUT_FILE, LAYOUT.as_bytes()),
-            file(INDEX_FILE, encode_index(&gathered.images).as_bytes()),
-        ]);
+        let gathered = gathering.end().await.map_err(NoExport::Problems)?;
+        let mut parts = VecDeque::from(file(LAYOUT_FILE, Bytes::from_static(LAYOUT.as_bytes())));
+        parts.extend(file(INDEX_FILE, encode_index(&gathered.images).into()));
+        parts.extend(gathered.docker_list.into_iter().flat_map(|list| file(DOCKER_LIST, list.into())));
         // The manifests come first: its reader knows early what the blobs are for.
-        parts.extend(gathered.manifests.iter().map(|(digest, bytes)| file(&blob_path(digest), bytes)));
+        parts.extend(gathered.manifests.into_iter().flat_map(|(digest, bytes)| file(&blob_path(&digest), bytes)));
         parts.extend(gathered.blobs.into_iter().map(Part::Blob));
         let len = parts.iter().map(Part::len).sum::<u64>() + tar::END.len() as u64;
         Ok(Export { parts, len, store: self.0.store.clone(), _place: place })
     }
 }
 
-/// A file in memory with what stands around it.
-fn file(path: &str, content: &[u8]) -> Part {
+/// A file in memory with what stands around it. The content is not copied: the cache may have it in memory, too.
+fn file(path: &str, content: Bytes) -> [Part; 3] {
     let len = content.len() as u64;
-    let mut bytes = tar::file_header(path, len);
-    bytes.extend_from_slice(content);
-    bytes.resize(bytes.len() + tar::padding(len), 0);
-    Part::Memory(bytes.into())
+    let padding = Bytes::from_static(&tar::END).split_to(tar::padding(len));
+    [tar::file_header(path, len).into(), content, padding].map(Part::Memory)
 }
 
 impl Part {
@@ -147,8 +145,10 @@ impl KeptBlob {
 }
 
 /// What goes into an archive.
+#[derive(Default)]
 struct Gathered {
     images: Vec<LayoutImage>,
+    docker_list: Option<String>,
     manifests: Vec<(Digest, Bytes)>,
     blobs: Vec<KeptBlob>,
 }

@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use forebay::{admin::control_socket, transport::MAX_LOCAL_CLIENTS};
 use http::{HeaderValue, Method, Request, Response, header, request};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{
     body::{Body, Incoming},
     client::conn::http1::{SendRequest, handshake},
@@ -21,7 +22,8 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,6 +31,10 @@ use super::{Failure, control_place::ListenerUrl, running::Places};
 
 /// How long forebay may take to accept a connection, to answer, and to send a document.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long forebay may send nothing of an answer that goes on for long: it sends a comment of events each 15 s.
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(60);
+/// How often forebay is asked whether it runs, while an answer takes long to begin.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 /// The longest refusal that is read, in bytes.
 const MAX_ERROR: usize = 64 * 1024;
 
@@ -50,6 +56,8 @@ pub(super) enum ControlError {
     SilentSocket,
     #[error("no answer of {url} within {} s", TIMEOUT.as_secs())]
     SilentListener { url: ListenerUrl },
+    #[error("forebay has sent nothing for {} s: is it stopped?", MAX_SILENCE.as_secs())]
+    Stalled,
     #[error("{why}")]
     Refused { is_usage: bool, why: String },
     #[error("forebay asks for the token of admin.token_file: --token-file FILE names its file")]
@@ -97,7 +105,8 @@ where
     pub(super) async fn begin(places: &Places) -> Result<Self, ControlError> {
         match places {
             Places::Sockets(paths) => {
-                let socket = connect(paths)?;
+                let paths = paths.clone();
+                let socket = spawn_blocking(move || connect(&paths)).await.map_err(anyhow::Error::from)??;
                 socket.set_nonblocking(true).map_err(anyhow::Error::from)?;
                 let socket = tokio::net::UnixStream::from_std(socket).map_err(anyhow::Error::from)?;
                 Self::over(socket, None, None).await
@@ -132,7 +141,7 @@ where
         }
     }
 
-    /// The head of the response, however long it takes.
+    /// The head of the response, however long it takes: see [`while_it_runs`].
     ///
     /// # Errors
     /// The connection breaks.
@@ -182,6 +191,43 @@ async fn timed<T>(listener: Option<&ListenerUrl>, work: impl Future<Output = T>)
     timeout(TIMEOUT, work).await.map_err(|_| silent(listener))
 }
 
+/// The outcome of what may take long, unless the forebay that does it answers no other request meanwhile.
+///
+/// # Errors
+/// It does not answer.
+pub(super) async fn while_it_runs<T>(places: &Places, work: impl Future<Output = T>) -> Result<T, ControlError> {
+    let stalled = async {
+        let mut answered = Instant::now();
+        while answered.elapsed() < MAX_SILENCE {
+            sleep(PROBE_INTERVAL).await;
+            if is_answered(places).await {
+                answered = Instant::now();
+            }
+        }
+    };
+    tokio::select! {
+        done = work => Ok(done),
+        () = stalled => Err(ControlError::Stalled),
+    }
+}
+
+/// Whether forebay answers a small request, in whatever way.
+async fn is_answered(places: &Places) -> bool {
+    let Ok(mut connection) = Connection::begin(places).await else { return false };
+    let request = connection.request(Method::HEAD, "/api/v1/upstreams").body(Empty::<Bytes>::new());
+    let Ok(request) = request else { return false };
+    let answer = connection.sender.send_request(request);
+    timeout(TIMEOUT, answer).await.is_ok_and(|answer| answer.is_ok())
+}
+
+/// The next part of an answer that goes on for long.
+///
+/// # Errors
+/// forebay sends nothing.
+pub(super) async fn next_part<T>(part: impl Future<Output = T>) -> Result<T, ControlError> {
+    timeout(MAX_SILENCE, part).await.map_err(|_| ControlError::Stalled)
+}
+
 fn silent(listener: Option<&ListenerUrl>) -> ControlError {
     match listener {
         Some(url) => ControlError::SilentListener { url: url.clone() },
@@ -221,8 +267,8 @@ fn connect_to(path: &Path, most: Duration) -> Result<Option<UnixStream>, Control
 mod tests {
     use std::{fs, os::unix::net::UnixListener};
 
-    use bytes::Bytes;
-    use http_body_util::Empty;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use socket2::{Domain, SockAddr, Socket, Type};
 
     use super::*;
@@ -254,6 +300,33 @@ mod tests {
         let request = connection.request(Method::GET, "/api/v1/events").body(Empty::<Bytes>::new()).unwrap();
         let error = connection.succeed(request).await.unwrap_err();
         assert!(matches!(error, ControlError::SilentSocket), "{error}");
+    }
+
+    /// Accepts connections, and answers with these bytes each time that a client has sent something.
+    async fn answering(path: &Path, bytes: &'static [u8]) -> AbortOnDropHandle<()> {
+        let listener = tokio::net::UnixListener::bind(path).unwrap();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    while client.read(&mut [0; 4096]).await.is_ok_and(|len| len > 0) {
+                        let _ = client.write_all(bytes).await;
+                    }
+                });
+            }
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_ends_once_forebay_has_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let [running, stopped] = ["running", "stopped"].map(|name| directory.path().join(name));
+        let _running = answering(&running, b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n").await;
+        let long = sleep(MAX_SILENCE * 100);
+        assert!(while_it_runs(&Places::Sockets(vec![running]), long).await.is_ok());
+        let _stopped = answering(&stopped, b"").await;
+        let long = sleep(MAX_SILENCE * 100);
+        let error = while_it_runs(&Places::Sockets(vec![stopped]), long).await.unwrap_err();
+        assert_eq!(error.to_string(), "forebay has sent nothing for 60 s: is it stopped?");
     }
 
     #[test]

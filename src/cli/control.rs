@@ -11,7 +11,7 @@ use tokio::runtime::Builder;
 
 pub(super) use super::connection::ControlError;
 use super::{
-    connection::Connection,
+    connection::{Connection, next_part},
     events::{Event, EventParser},
     output::reader_left,
     running::Places,
@@ -154,7 +154,7 @@ async fn events(
 ) -> Result<(), ControlError> {
     let answer = connection.succeed(request).await?;
     let (mut body, mut parser) = (answer.into_body(), EventParser::default());
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = next_part(body.frame()).await? {
         let frame = frame.map_err(|_| ControlError::Ended)?;
         let events = parser.push(frame.data_ref().map_or(&[][..], |data| data)).map_err(anyhow::Error::from)?;
         if events.into_iter().try_for_each(&mut each).is_break() {

@@ -42,6 +42,11 @@ impl PartFile {
         Ok(Self { file, path, part: Some(part) })
     }
 
+    /// Whether an unfinished file would stay if the process ended now.
+    pub(super) fn is_file(&self) -> bool {
+        self.part.is_some()
+    }
+
     /// Syncs the file and gives it its name, which another file may have had.
     ///
     /// # Errors
@@ -84,6 +89,7 @@ mod tests {
         fs::write(&path, "before").unwrap();
         let mut part = PartFile::create(&path).unwrap();
         part.write_all(b"half").unwrap();
+        assert!(part.is_file());
         drop(part);
         assert_eq!(fs::read(&path).unwrap(), b"before");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -107,7 +113,7 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && fs::read(&file).unwrap() == b"whole");
         // Any device will do, and this one may be written.
         let mut part = PartFile::create(Path::new("/dev/full")).unwrap();
-        assert!(part.part.is_none() && part.write_all(b"x").is_err());
+        assert!(!part.is_file() && part.write_all(b"x").is_err());
         drop(part);
         assert!(fs::metadata("/dev/full").is_ok_and(|found| !found.is_file()));
         let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();

@@ -1,22 +1,30 @@
 //! Archives from and to the running forebay.
 //!
-//! What must hold: an archive that breaks off is never taken for a whole one.
+//! What must hold: an archive that breaks off is never taken for a whole one. A forebay that has stopped ends the transfer.
 
-use std::{io, thread};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    thread,
+};
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
 use http::{Method, header};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, Empty, StreamBody};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Incoming};
 use serde_json::Value;
-use tokio::{runtime::Builder, signal::ctrl_c, sync::mpsc};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use super::{
     Failure,
-    connection::{Connection, ControlError},
+    connection::{Connection, ControlError, next_part, while_it_runs},
     progress::Progress,
     running::Places,
 };
@@ -60,39 +68,66 @@ pub(super) enum Received<'a> {
     Bytes(&'a [u8]),
 }
 
-/// GETs an archive, and hands on what comes of it. Blocks.
+/// What a signal does that ends the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnSignal {
+    /// The transfer fails, and the caller cleans up.
+    Fail,
+    /// The process ends at once, also while it waits for a program that reads the archive.
+    End,
+}
+
+/// Has an archive made by a POST of this document, and hands on what comes of it. Blocks.
 ///
 /// # Errors
 /// No forebay answers, it refuses, the archive breaks off, or `each` fails.
 pub(super) fn download(
     places: &Places,
-    path: &str,
+    (path, document): (&str, &Value),
+    on_signal: OnSignal,
     each: impl FnMut(Received<'_>) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    run(receive(places, path, each))
+    run(receive(places, (path, document), each), on_signal)
 }
 
 /// Runs an exchange until it is over, or the person at the terminal ends it.
-fn run<T>(exchange: impl Future<Output = Result<T, TransferError>>) -> Result<T, Failure> {
+fn run<T>(exchange: impl Future<Output = Result<T, TransferError>>, on_signal: OnSignal) -> Result<T, Failure> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime");
-    let result = runtime.map_err(Failure::Failed)?.block_on(async {
-        tokio::select! {
-            result = exchange => result,
-            Ok(()) = ctrl_c() => Err(anyhow::anyhow!("interrupted").into()),
+    let runtime = runtime.map_err(Failure::Failed)?;
+    let result = runtime.block_on(async {
+        match on_signal {
+            OnSignal::End => exchange.await,
+            OnSignal::Fail => tokio::select! {
+                result = exchange => result,
+                Ok(()) = interrupted() => Err(anyhow::anyhow!("interrupted").into()),
+            },
         }
     });
+    // A thread may still try to connect.
+    runtime.shutdown_background();
     Ok(result?)
+}
+
+/// Waits for a signal that ends a program.
+async fn interrupted() -> io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 async fn receive(
     places: &Places,
-    path: &str,
+    (path, document): (&str, &Value),
     mut each: impl FnMut(Received<'_>) -> io::Result<()>,
 ) -> Result<(), TransferError> {
     let mut connection = Connection::begin(places).await?;
-    let request = connection.request(Method::GET, path).body(Empty::<Bytes>::new()).context("this is no request")?;
+    let request = connection.request(Method::POST, path).header(header::CONTENT_TYPE, "application/json");
+    let request = request.body(Full::<Bytes>::from(document.to_string())).context("this is no request")?;
     // Before the head, forebay downloads what it does not have.
-    let response = connection.send(request).await.context("forebay does not answer")?;
+    let response = while_it_runs(places, connection.send(request)).await?.context("forebay does not answer")?;
     if !response.status().is_success() {
         return Err(connection.refusal(response).await.into());
     }
@@ -101,7 +136,7 @@ async fn receive(
     if let Some(len) = body.size_hint().exact() {
         take(Received::Length(len))?;
     }
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = next_part(body.frame()).await? {
         let frame = frame.context("forebay broke the archive off; its log says why")?;
         if let Some(bytes) = frame.data_ref() {
             take(Received::Bytes(bytes))?;
@@ -137,25 +172,24 @@ pub(super) fn upload(
     source: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static,
 ) -> Result<Value, Failure> {
     let (sender, pieces) = mpsc::channel(MAX_PIECES);
-    let reading = thread::spawn(move || {
+    let unread = Arc::new(OnceLock::new());
+    let problem = unread.clone();
+    // Standard input may never end: when forebay has answered, a thread that still reads is left alone.
+    thread::spawn(move || {
         let mut sink = Sink(sender);
-        let read = source(&mut sink);
-        if let Err(error) = &read {
+        if let Err(error) = source(&mut sink)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            let _ = problem.set(error.to_string());
             // The archive must not look as if this were its end.
-            let _ = sink.0.blocking_send(Err(io::Error::new(error.kind(), error.to_string())));
+            let _ = sink.0.blocking_send(Err(error));
         }
-        read
     });
-    let answer = run(post(places, path, len, pieces));
-    // Standard input may never end: a thread that still reads is left alone.
-    if answer.is_err()
-        && reading.is_finished()
-        && let Ok(Err(error)) = reading.join()
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        return Err(Failure::Failed(anyhow::Error::new(error).context("cannot read the archive")));
+    let answer = run(post(places, path, len, pieces), OnSignal::Fail);
+    match (answer, unread.get()) {
+        (Err(_), Some(problem)) => Err(Failure::Failed(anyhow::anyhow!("cannot read the archive: {problem}"))),
+        (answer, _) => answer,
     }
-    answer
 }
 
 async fn post(
@@ -179,9 +213,11 @@ async fn post(
         request = request.header(header::CONTENT_LENGTH, len);
     }
     let request = request.body(StreamBody::new(frames).boxed_unsync()).context("this is no request")?;
-    let response = connection.send(request).await.context("forebay does not take the archive")?;
+    let sent = while_it_runs(places, connection.send(request)).await?;
+    let response = sent.context("forebay does not take the archive")?;
     let status = response.status();
-    let answer = document(response.into_body()).await.context("forebay does not answer as it should")?;
+    let answer = connection.timed(document(response.into_body())).await?;
+    let answer = answer.context("forebay does not answer as it should")?;
     if status.is_success() { Ok(answer) } else { Err(connection.refused(status.as_u16(), &answer).into()) }
 }
 

@@ -3,7 +3,7 @@
 //! Source: OCI image specification v1.1, "Image Index" (`platform`) and "Image Configuration". A mirror only shows it: what is
 //! written there in any other way is no platform, and no error.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{env::consts::ARCH, fmt, str::FromStr, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -45,6 +45,20 @@ struct Entry<'a> {
 impl Platform {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// That of this machine, for containers of Linux; `None` if it has no name.
+    pub fn of_this_machine() -> Option<Self> {
+        let architecture = match ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "x86" => "386",
+            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+            "powerpc64" => "ppc64",
+            "loongarch64" => "loong64",
+            other => other,
+        };
+        format!("linux/{architecture}").parse().ok()
     }
 
     /// The platform of a configuration; `None` if it says none.

@@ -4,7 +4,7 @@
 //!
 //! Source: containerd, `platforms.Normalize` (github.com/containerd/platforms, `database.go`).
 
-use std::{env::consts::ARCH, fmt};
+use std::fmt;
 
 use crate::oci::Platform;
 
@@ -45,16 +45,7 @@ pub(super) struct Chosen {
 impl Default for Platforms {
     /// That of this machine, for containers of Linux.
     fn default() -> Self {
-        let architecture = match ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-            "powerpc64" => "ppc64",
-            "loongarch64" => "loong64",
-            other => other,
-        };
-        Self::These(format!("linux/{architecture}").parse().into_iter().collect())
+        Self::These(Platform::of_this_machine().into_iter().collect())
     }
 }
 

@@ -1,9 +1,10 @@
-//! Archives of images: skopeo and containerd read ours, and forebay takes theirs.
+//! Archives of images: skopeo, containerd, docker and podman read ours, and forebay takes theirs.
 
 use std::{fs, path::Path};
 
 use forebay_test_support::real::{
     containerd::Containerd,
+    docker::Docker,
     forebay::Forebay,
     image::{Blob, Format, Image, Index},
     podman::Podman,
@@ -11,6 +12,7 @@ use forebay_test_support::real::{
     registry::Registry,
     turn::Turn,
 };
+use serde_json::{Value, json};
 
 async fn mirror(registry: &Registry) -> Forebay {
     let config = format!(
@@ -148,4 +150,93 @@ async fn containerd_reads_ours_and_forebay_takes_its_own() {
     for blob in blobs(&image) {
         assert_eq!(containerd.content(&blob).await, blob.bytes);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_and_podman_load_an_exported_archive() {
+    let _turn = Turn::of_the_engines().await;
+    let registry = Registry::open().await;
+    let (multi, single) = (Index::new(Format::Oci, 70, &[50_000]), Image::new(Format::Docker, 72, &[40_000, 700]));
+    registry.pusher().index("library/multi", "1", &multi).await;
+    registry.pusher().image("library/single", "1", &single).await;
+    let forebay = mirror(&registry).await;
+    let user = Podman::new("");
+    let bundle = user.place("bundle.tar").display().to_string();
+    cache(&forebay, &["export", "-o", &bundle, "multi:1", "single:1"]).await.ok();
+
+    let docker = Docker::start(json!({}), &[], &[]).await;
+    docker.run(&["load", "--input", &bundle]).await.ok();
+    user.podman(&["load", "--input", &bundle]).await.ok();
+    for (name, image) in [("docker.io/library/multi:1", &multi.images[0]), ("docker.io/library/single:1", &single)] {
+        let inspect = ["image", "inspect", "--format", "{{json .RootFS.Layers}}", name];
+        for said in [docker.run(&inspect).await, user.podman(&inspect).await] {
+            let layers: Vec<String> = serde_json::from_slice(&said.ok()).expect("layers are JSON");
+            assert_eq!(layers, image.diff_ids, "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forebay_takes_what_docker_and_podman_save() {
+    let _turn = Turn::of_the_engines().await;
+    let registry = Registry::open().await;
+    let image = Image::new(Format::Oci, 74, &[60_000, 300]);
+    registry.pusher().image("library/single", "1", &image).await;
+    let forebay = mirror(&registry).await;
+    let user = Podman::new("");
+    let [bundle, saved, converted] =
+        ["bundle.tar", "saved.tar", "converted.tar"].map(|name| user.place(name).display().to_string());
+    cache(&forebay, &["export", "-o", &bundle, "single:1"]).await.ok();
+    let second = mirror(&registry).await;
+
+    // What Docker before 25 and podman write without a word is no layout.
+    let docker = Docker::start(json!({}), &[], &[]).await;
+    docker.run(&["load", "--input", &bundle]).await.ok();
+    docker.run(&["save", "--output", &saved, "single:1"]).await.ok();
+    let said = cache(&second, &["import", "--yes", &saved]).await.failed();
+    assert!(said.contains("is no file of an image layout") && said.contains("skopeo copy"), "{said}");
+    let (source, target) = (format!("docker-archive:{saved}"), format!("oci-archive:{converted}"));
+    user.skopeo(&["copy", &source, &target]).await.ok();
+    cache(&second, &["import", "--yes", &converted, "--as", "of-docker:1"]).await.ok();
+
+    user.podman(&["load", "--input", &bundle]).await.ok();
+    let saved = user.place("podman.tar").display().to_string();
+    let name = "docker.io/library/single:1";
+    user.podman(&["save", "--format", "oci-archive", "--output", &saved, name]).await.ok();
+    cache(&second, &["import", "--yes", &saved, "--as", "of-podman:1"]).await.ok();
+
+    for name in ["of-docker", "of-podman"] {
+        let source = format!("docker://127.0.0.1:{}/library/{name}:1", second.port);
+        let config = user.skopeo(&["inspect", "--config", "--tls-verify=false", &source]).await.ok();
+        let config: Value = serde_json::from_slice(&config).expect("a configuration is JSON");
+        assert_eq!(config["rootfs"]["diff_ids"], json!(image.diff_ids), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_the_disk_has_no_room_for_leaves_nothing() {
+    let registry = Registry::open().await;
+    let image = Image::new(Format::Oci, 76, &[40_000_000]);
+    registry.pusher().image("library/large", "1", &image).await;
+    let user = Podman::new("");
+    let bundle = user.place("bundle.tar").display().to_string();
+    cache(&mirror(&registry).await, &["export", "-o", &bundle, "large:1"]).await.ok();
+
+    let config = format!(
+        "[[upstream]]\nname = \"docker.io\"\nurls = [\"{}\"]\ndefault = true\nlibrary = true\n\
+         [cache]\nmin_free = \"1 MiB\"\n",
+        registry.url()
+    );
+    let forebay = Forebay::start_on("mkdir cache && mount -t tmpfs -o size=32m none cache", &config).await;
+    let said = cache(&forebay, &["import", "--yes", &bundle]).await.failed();
+    assert!(said.contains("and the cache has room for"), "{said}");
+    // Of a pipe, forebay does not know how much comes.
+    let (socket, program) = (forebay.control_socket(), forebay_test_support::program::binary());
+    let script = format!("cat {bundle} | {} cache import --yes --control {} -", program.display(), socket.display());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script]);
+    let said = forebay_test_support::real::program::run(command).await.failed();
+    assert!(said.contains("the cache has"), "{said}");
+    assert!(forebay.stored_blobs().is_empty());
+    assert_eq!(forebay.metric("forebay_cache_objects", &["kind=\"blob\""]).await, 0.0);
 }

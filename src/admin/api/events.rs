@@ -17,7 +17,8 @@ use crate::transport::BoxError;
 
 const EVENTS_TYPE: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// How long a stream is silent before the client gets a comment: so a client that has gone is noticed.
+/// How long a stream is silent before the client gets a comment: so forebay notices a client that has gone, and a client a
+/// forebay that has stopped.
 const MAX_SILENCE: Duration = Duration::from_secs(15);
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
@@ -42,10 +43,10 @@ pub(super) fn encode(name: &str, json: &str) -> Bytes {
 
 /// A response that sends events as they happen, and ends with them.
 pub(crate) fn events(events: impl Stream<Item = Event> + Send + 'static) -> Response<ApiBody> {
-    respond(events.map(|event| event.encode()))
+    lasting_events(events.map(|event| event.encode()))
 }
 
-/// The same for encoded events that may be rare, one or several at a time, without an end.
+/// The same for encoded events, one or several at a time.
 pub(super) fn lasting_events(events: impl Stream<Item = Bytes> + Send + 'static) -> Response<ApiBody> {
     respond(stream::unfold(Box::pin(events), |mut events| async move {
         let told = match timeout(MAX_SILENCE, events.next()).await {
@@ -83,9 +84,9 @@ mod tests {
         let event = Event { name: "request", data: json!(1) };
         let late = stream::once(async move {
             tokio::time::sleep(MAX_SILENCE * 5 / 2).await;
-            event.encode()
+            event
         });
-        let body = lasting_events(late).into_body().collect().await.unwrap().to_bytes();
+        let body = events(late).into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, ":\n\n:\n\nevent: request\ndata: 1\n\n");
     }
 }

@@ -1,15 +1,16 @@
 //! Collects what belongs to the images of an archive, and downloads what is not here.
-//!
-//! What must hold: of an upstream that authorizes each client nothing is requested, since forebay has no credentials of its
-//! own for it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::{ExportImage, ExportProblem, ExportsInner, Gathered, KeptBlob};
+use super::{ExportImage, ExportProblem, ExportsInner, Gathered, KeptBlob, docker};
 use crate::{
-    cache::{ManifestRequest, Source, Visibility, manifest::VerifiedManifest},
+    cache::{ManifestRequest, Source, manifest::VerifiedManifest},
     error_chain::ErrorChain,
     oci::{Accept, Content, Descriptor, Digest, Manifest, Platform, Reference, layout::LayoutImage},
     rule::Subject,
@@ -32,6 +33,8 @@ pub(super) struct Gathering<'a> {
     /// The wanted ones; all if it is empty.
     platforms: &'a [Platform],
     gathered: Gathered,
+    /// By the index of an image, its manifest that Docker gets.
+    for_docker: HashMap<Digest, Digest>,
     /// What is in the archive, or was tried.
     seen: HashSet<Digest>,
     bytes: usize,
@@ -41,13 +44,14 @@ pub(super) struct Gathering<'a> {
 /// A manifest that belongs to an image.
 struct Child {
     digest: Digest,
+    platform: Option<Platform>,
     depth: usize,
 }
 
 impl<'a> Gathering<'a> {
     pub(super) fn new(exports: &'a ExportsInner, platforms: &'a [Platform]) -> Self {
-        let gathered = Gathered { images: Vec::new(), manifests: Vec::new(), blobs: Vec::new() };
-        Self { exports, platforms, gathered, seen: HashSet::new(), bytes: 0, problems: Vec::new() }
+        let (gathered, for_docker) = (Gathered::default(), HashMap::new());
+        Self { exports, platforms, gathered, for_docker, seen: HashSet::new(), bytes: 0, problems: Vec::new() }
     }
 
     /// Adds an image, or notes what keeps it out.
@@ -64,8 +68,20 @@ impl<'a> Gathering<'a> {
     ///
     /// # Errors
     /// Something is missing.
-    pub(super) fn end(self) -> Result<Gathered, Vec<ExportProblem>> {
-        if self.problems.is_empty() { Ok(self.gathered) } else { Err(self.problems) }
+    pub(super) async fn end(mut self) -> Result<Gathered, Vec<ExportProblem>> {
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        let manifests: HashMap<&Digest, &Bytes> =
+            self.gathered.manifests.iter().map(|(digest, bytes)| (digest, bytes)).collect();
+        let named = self.gathered.images.iter().filter_map(|LayoutImage { manifest, name }| {
+            let chosen = self.for_docker.get(&manifest.digest).unwrap_or(&manifest.digest);
+            Some((name.clone()?, Bytes::clone(manifests.get(chosen)?)))
+        });
+        let named: Vec<(String, Bytes)> = named.collect();
+        let len = named.iter().map(|(_, manifest)| manifest.len()).sum();
+        self.gathered.docker_list = self.exports.documents.read(len, move || docker::list(&named)).await.flatten();
+        Ok(self.gathered)
     }
 
     async fn add_image(&mut self, image: &ExportImage, problems: &mut Vec<String>) -> Result<(), String> {
@@ -90,7 +106,13 @@ impl<'a> Gathering<'a> {
         });
         let mut next = vec![(root, 0)];
         while let Some((manifest, depth)) = next.pop() {
-            for child in self.add_manifest(&request, &manifest, depth, problems).await? {
+            let children = self.add_manifest(&request, &manifest, depth, problems).await?;
+            if depth == 0 {
+                let platforms: Vec<_> =
+                    children.iter().map(|child| (child.platform.clone(), child.digest.clone())).collect();
+                self.for_docker.extend(docker::chosen(&platforms).map(|chosen| (manifest.digest.clone(), chosen)));
+            }
+            for child in children {
                 match self.manifest(&request, &Reference::Digest(child.digest)).await {
                     Ok(manifest) => next.push((manifest, child.depth)),
                     Err(problem) => problems.push(problem),
@@ -109,11 +131,6 @@ impl<'a> Gathering<'a> {
         reference: &Reference,
     ) -> Result<Arc<VerifiedManifest>, String> {
         let manifests = &self.exports.manifests;
-        if Visibility::of(&request.upstream) == Visibility::PerClient {
-            let here = manifests.meant_here(request, reference).await;
-            return here
-                .ok_or_else(|| format!("{} is not here, and forebay has no credentials to get it", told(reference)));
-        }
         let meant = manifests.meant(request, reference).await;
         meant.map_err(|error| format!("{}: {}", told(reference), ErrorChain(&error)))
     }
@@ -179,16 +196,8 @@ impl ExportsInner {
         let (digest, size) = (&blob.digest, blob.size);
         let source = Source { upstream: upstream.clone(), repository: repository.clone(), digest: digest.clone() };
         let id = source.id();
-        let stored =
-            match Visibility::of(upstream) {
-                Visibility::PerClient => self.blobs.kept(&id).await.ok_or_else(|| {
-                    format!("the blob {digest} is not here, and forebay has no credentials to get it")
-                })?,
-                Visibility::Shared => {
-                    let kept = self.blobs.fetch_kept(&source).await;
-                    kept.map_err(|error| format!("the blob {digest}: {}", ErrorChain(&error)))?
-                }
-            };
+        let kept = self.blobs.fetch_kept(&source).await;
+        let stored = kept.map_err(|error| format!("the blob {digest}: {}", ErrorChain(&error)))?;
         if stored.len != size {
             return Err(format!("the blob {digest} has {} bytes, and the manifest says {size}", stored.len));
         }
@@ -208,8 +217,12 @@ fn chosen(
     };
     let all = manifests.iter().zip(platforms.iter().chain(std::iter::repeat(&None)));
     let chosen = all.filter(|(_, platform)| is_wanted(platform));
-    let children: Vec<Child> =
-        chosen.map(|(manifest, _)| Child { digest: manifest.digest.clone(), depth: depth + 1 }).collect();
+    let child = |(manifest, platform): (&Descriptor, &Option<Platform>)| Child {
+        digest: manifest.digest.clone(),
+        platform: platform.clone(),
+        depth: depth + 1,
+    };
+    let children: Vec<Child> = chosen.map(child).collect();
     if let Some(missing) =
         wanted.iter().find(|wanted| !platforms.iter().flatten().any(|platform| platform.is_a(wanted)))
     {

@@ -8,7 +8,6 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::escaped;
 use crate::cli::{
     Failure,
     output::{print, print_json, remark},
@@ -16,7 +15,7 @@ use crate::cli::{
     progress::Progress,
     running::{Places, RunningArguments},
     text,
-    transfer::{Received, download},
+    transfer::{OnSignal, Received, download},
 };
 
 #[derive(Debug, Args)]
@@ -44,25 +43,19 @@ impl ExportArguments {
                 anyhow::anyhow!("standard output is a terminal: name a file, or a program that reads the archive");
             return Err(Failure::Configuration(error));
         }
-        let (names, platforms) = (self.images.iter().map(|name| ("name", name)), &self.platform);
-        let parameters = names.chain(platforms.iter().map(|platform| ("platform", platform)));
-        let query: Vec<String> = parameters.map(|(name, value)| format!("{name}={}", escaped(value))).collect();
-        let path = format!("/api/v1/export?{}", query.join("&"));
+        let wanted = json!({ "images": self.images, "platforms": self.platform });
+        let request = ("/api/v1/export", &wanted);
         let mut progress = Progress::begin();
         if is_stdout {
             let mut stdout = io::stdout().lock();
-            download(places, &path, |received| write(received, &mut stdout, &mut progress))?;
+            download(places, request, OnSignal::End, |received| write(received, &mut stdout, &mut progress))?;
             stdout.flush().map_err(|error| Failure::Failed(error.into()))?;
         } else {
-            // Nothing is written before forebay has the whole archive to send.
-            let mut part = None;
-            download(places, &path, |received| {
-                if part.is_none() {
-                    part = Some(PartFile::create(&self.output).map_err(io::Error::other)?);
-                }
-                part.as_mut().map_or(Ok(()), |part| write(received, part, &mut progress))
-            })?;
-            part.map_or(Ok(()), PartFile::finish).map_err(Failure::Failed)?;
+            // First: a directory that cannot be written is told before anything is downloaded.
+            let mut part = PartFile::create(&self.output).map_err(Failure::Failed)?;
+            let on_signal = if part.is_file() { OnSignal::Fail } else { OnSignal::End };
+            download(places, request, on_signal, |received| write(received, &mut part, &mut progress))?;
+            part.finish().map_err(Failure::Failed)?;
         }
         let bytes = progress.done();
         drop(progress);

@@ -18,9 +18,12 @@ use crate::cli::{
     transfer::upload,
 };
 
+/// How many images are shown before the question: an archive of a stranger may name any number.
+const MAX_SHOWN: usize = 100;
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ImportArguments {
-    /// An archive with an image layout (of forebay, skopeo, containerd or docker), the directory of one, or - for standard
+    /// An archive with an image layout (of forebay, skopeo or containerd), the directory of one, or - for standard
     /// input
     #[arg(value_name = "FILE")]
     source: PathBuf,
@@ -59,8 +62,11 @@ impl ImportArguments {
             return Err(Failure::Configuration(error));
         }
         let images = source.images().map_err(Failure::Failed)?;
-        for image in &images {
+        for image in images.iter().take(MAX_SHOWN) {
             remark(&planned(image, self.name.as_deref()));
+        }
+        if let Some(more) = images.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+            remark(&format!("and {more} more"));
         }
         let size = source.len().map(|bytes| format!(", {} in all", text::bytes(bytes))).unwrap_or_default();
         let count = if images.len() == 1 { "this image".to_owned() } else { format!("these {} images", images.len()) };

@@ -1,6 +1,6 @@
 //! Exports: an archive has all of its images, or there is none.
 
-use std::{collections::HashSet, fs, path::PathBuf};
+use std::{collections::HashSet, fs, path::PathBuf, process::Stdio};
 
 use bytes::Bytes;
 use forebay::oci::{
@@ -9,12 +9,15 @@ use forebay::oci::{
 };
 use forebay_test_support::{
     blob,
-    fake_registry::{FakeRegistry, Fault, Server, When},
+    fake_registry::{FakeRegistry, Fault, Gate, Server, When},
     layout::{TwoPlatforms, files},
     manifest::manifest,
     mirror::Mirror,
+    until::soon,
     wire,
 };
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 const FOREBAY: &str = env!("CARGO_BIN_EXE_forebay");
 
@@ -80,7 +83,15 @@ async fn an_archive_has_all_that_its_images_name() {
         expected.extend(TwoPlatforms::blobs(image));
     }
     assert_eq!(digests(&first), expected);
-    assert_eq!(first.len(), 2 + expected.len(), "each blob is in it once");
+    assert_eq!(first.len(), 3 + expected.len(), "each blob is in it once");
+    // What Docker reads names one platform of each image.
+    let list: Value = serde_json::from_slice(&first[2].1).unwrap();
+    let tags: Vec<_> = list.as_array().unwrap().iter().map(|image| image["RepoTags"][0].as_str().unwrap()).collect();
+    assert_eq!((&*first[2].0, tags), ("manifest.json", vec![names[0], names[1]]));
+    for image in list.as_array().unwrap() {
+        let paths = image["Layers"].as_array().unwrap().iter().chain([&image["Config"]]);
+        paths.for_each(|path| assert!(first.iter().any(|(name, _)| name == path), "{list}"));
+    }
     for digest in TwoPlatforms::blobs(&other) {
         assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1, "{digest}");
     }
@@ -167,7 +178,7 @@ async fn a_damaged_blob_breaks_the_archive_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn private_images_are_exported_if_all_is_here() {
+async fn private_images_are_never_exported() {
     let registry = FakeRegistry::start().await;
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let text = format!(
@@ -175,25 +186,80 @@ async fn private_images_are_exported_if_all_is_here() {
         registry.url()
     );
     let mirror = Mirror::parse(&text).start().await;
-    let target = Target::new();
-    let (code, _, error) = target.export(&mirror, &["fake.example/team/app:1"]).await;
-    assert!(code == Some(1) && error.contains("the tag 1 is not here"), "{error}");
-    mirror.get(&manifest("1")).await;
-    let (code, _, error) = target.export(&mirror, &["fake.example/team/app:1"]).await;
-    assert!(code == Some(1) && error.contains(&format!("the blob {} is not here", image.layers[0])), "{error}");
-    assert_eq!(error.lines().count(), 2, "{error}");
-    for digest in TwoPlatforms::blobs(&image) {
-        mirror.get(&blob::path(&digest)).await;
+    for path in [manifest("1")].into_iter().chain(TwoPlatforms::blobs(&image).iter().map(blob::path)) {
+        assert_eq!(mirror.get(&path).await.status, 200);
     }
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
-    let before = registry.count(|_| true);
-    let (code, _, error) = target.export(&mirror, &["fake.example/team/app:1"]).await;
-    assert_eq!((code, &*error), (Some(0), ""));
-    assert_eq!(digests(&target.files()).len(), 3);
-    assert_eq!(registry.count(|_| true), before);
+    let target = Target::new();
+    for name in ["fake.example/team/app:1", &format!("fake.example/team/app@{}", image.manifest)] {
+        let (code, text, error) = target.export(&mirror, &[name]).await;
+        assert!(code == Some(2) && text.is_empty() && target.is_empty(), "{text}");
+        assert!(error.contains("fake.example has access = \"client\": it grants images to each client"), "{error}");
+    }
 
     // The admin listener gives nothing without a token.
     let request =
         "GET /api/v1/export?name=fake.example/team/app:1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert_eq!(wire::send(mirror.app().admin_addr(), request).await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_names_are_exported_at_once() {
+    let registry = FakeRegistry::start().await;
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let tags: Vec<String> = (0..500).map(|number| format!("{number}{}", "a".repeat(100))).collect();
+    tags.iter().for_each(|tag| registry.tag("team/app", tag, &image.manifest));
+    let mirror = Mirror::of(&registry).await;
+    let target = Target::new();
+    let names: Vec<String> = tags.iter().map(|tag| format!("fake.example/team/app:{tag}")).collect();
+    let mut arguments: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (code, _, error) = target.export(&mirror, &arguments).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    assert_eq!(parse_index(&target.files()[1].1).unwrap().len(), 500);
+    // An image that is named twice is in the archive once.
+    let (code, _, error) = target.export(&mirror, &["team/app:1", "fake.example/team/app:1", &names[0]]).await;
+    assert!(code == Some(2) && error.contains("docker.io, which is no upstream"), "{error}");
+    let (code, _, error) = target.export(&mirror, &[&names[0], &names[1], &names[0]]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    assert_eq!(parse_index(&target.files()[1].1).unwrap().len(), 2);
+    arguments.push("fake.example/team/app:1");
+    let (code, _, error) = target.export(&mirror, &arguments).await;
+    assert!(code == Some(2) && error.contains("images: write the name of each image, up to 500"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_written_costs_no_download() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = Mirror::of(&registry).await;
+    let target = Target::new();
+    let path = target.0.path().join("none/bundle.tar");
+    let arguments = ["cache", "export", "-o", path.to_str().unwrap(), "fake.example/team/app:1"];
+    let (code, _, error) = mirror.command(FOREBAY, &arguments).await;
+    assert!(code == Some(1) && error.contains("cannot create"), "{error}");
+    assert_eq!(registry.count(|_| true), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_half_way_leaves_no_file() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    for (signal, layer) in [(Signal::INT, b"a"), (Signal::TERM, b"b")] {
+        let (gate, image) = (Gate::new(), registry.add_image("team/app", "1", &[layer]));
+        registry.fault(When::blob(&image.layers[0]), Fault::HoldHead(gate.clone()));
+        let target = Target::new();
+        let mut command = tokio::process::Command::new(FOREBAY);
+        let path = target.path();
+        let name = format!("fake.example/team/app@{}", image.manifest);
+        command.args(["cache", "export", &name, "-o"]).arg(&path).arg("--control");
+        let exporting = command.arg(mirror.config().admin.socket.as_ref().unwrap()).stderr(Stdio::piped()).spawn();
+        let exporting = exporting.unwrap();
+        gate.reached().await;
+        kill_process(Pid::from_raw(exporting.id().unwrap().cast_signed()).unwrap(), signal).unwrap();
+        let output = soon("the end of the command", exporting.wait_with_output()).await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*error), (Some(1), "forebay: interrupted\n"), "{signal:?}");
+        assert!(target.is_empty(), "{signal:?}");
+        gate.open();
+    }
 }

@@ -85,6 +85,11 @@ impl Forebay {
         format!("http://127.0.0.1:{}{path}", self.admin)
     }
 
+    /// The path of its control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.folder.path().join("control.sock")
+    }
+
     /// `forebay …` by an operator of this one, however it ends.
     pub async fn operate(&self, arguments: &[&str]) -> Finished {
         let mut command = command();
