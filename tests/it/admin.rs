@@ -2,6 +2,7 @@
 
 pub mod api;
 mod ask;
+mod attacks;
 pub mod control;
 mod events;
 pub mod explain;

@@ -21,7 +21,7 @@ use forebay_test_support::test_ca::TestCa;
 /// The keys of a configuration at its top; other TOML in the documents belongs to clients.
 const SECTIONS: [&str; 8] = ["state_directory", "server", "admin", "cache", "access", "push", "upstream", "rule"];
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 

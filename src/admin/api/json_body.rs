@@ -43,13 +43,17 @@ pub(super) async fn read_within<T: DeserializeOwned>(
         let why = "send JSON, with Content-Type: application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
-    let collected = timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await;
-    let too_slow = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
-    let broken = |_| {
+    let too_long = || {
         let why = format!("the body broke off, or is longer than {most} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, why)
     };
-    let bytes = collected.map_err(too_slow)?.map_err(broken)?.to_bytes();
+    // What the client announces.
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_long());
+    }
+    let collected = timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await;
+    let too_slow = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
+    let bytes = collected.map_err(too_slow)?.map_err(|_| too_long())?.to_bytes();
     serde_json::from_slice(&bytes).map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
