@@ -158,7 +158,8 @@ impl Names {
         let hash = self.hasher.hash_one(name);
         let mut table = self.shards[shard_of(hash)].table.lock();
         let Ok(entry) = table.find_entry(hash, |other| other.name.borrow() == name) else { return false };
-        entry.remove();
+        let (removed, _) = entry.remove();
+        self.forget_texts(&removed.name);
         self.len.fetch_sub(1, Ordering::Relaxed);
         self.note_change();
         true

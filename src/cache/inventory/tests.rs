@@ -436,3 +436,18 @@ fn a_damaged_manifest_is_passed_over() {
     let image = &fixture.all()[0];
     assert_eq!((image.size, image.is_complete), (None, false));
 }
+
+#[test]
+fn a_removed_name_leaves_no_memory_in_use() {
+    let fixture = Fixture::new();
+    let name = ImageName::parse(Visibility::Shared, "hub/team/app:one").unwrap();
+    let (digest, _) = manifest(1);
+    let cycle = || {
+        fixture.inventory.note_image(&name, &digest);
+        fixture.inventory.remove(&name);
+        fixture.inventory.memory()
+    };
+    let first = cycle();
+    assert_eq!((first.0, (0..100).map(|_| cycle()).last()), (0, Some(first)));
+    assert!(!fixture.inventory.0.names.has_repository(Visibility::Shared, "hub", &name.repository));
+}
