@@ -117,13 +117,15 @@ impl App {
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let upstream_context = upstream_context(metrics.clone(), instance.pseudonym());
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
-        let context = CacheContext::new(&config.cache, store.clone(), metrics.clone(), trusted.clone());
-        context.rules.set(config.rules.clone());
-        let CacheContext { config: cache, tasks, end, inventory, rules, .. } = context.clone();
+        let inventory = Inventory::new(store.clone());
         if let Some(state) = &config.state_directory {
             inventory.keep(state);
         }
         let pins = Pins::load(config.state_directory.as_deref(), store.clone(), inventory.clone())?;
+        let images = (inventory.clone(), pins.clone());
+        let context = CacheContext::new(&config.cache, (store.clone(), metrics.clone()), trusted.clone(), images);
+        context.rules.set(config.rules.clone());
+        let CacheContext { config: cache, tasks, end, rules, .. } = context.clone();
         let caches = caches(&config, context);
         let auth = authentication(&config, &trusted)?;
         let table = table(&config, &upstream_context)?;
@@ -166,7 +168,7 @@ impl App {
         let running = Running::new(&loaded, listener.local_addrs(), admin_addr);
         let caches = &service.caches;
         let removal = Removal::new(
-            (caches.manifests.clone(), caches.blobs.clone()),
+            (store.clone(), caches.manifests.clone(), caches.blobs.clone()),
             (inventory.clone(), pins.clone()),
             (tasks.clone(), end.clone()),
         );

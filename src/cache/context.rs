@@ -2,7 +2,7 @@
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Config, DiskStore, Inventory, ReloadableConfig};
+use super::{Config, DiskStore, Inventory, Pins, ReloadableConfig};
 use crate::{metrics::Metrics, peer::TrustedNetworks, rule::CurrentRules};
 
 /// The configuration, the store, the metrics, and the tasks of all caches. Cheap to clone.
@@ -18,14 +18,19 @@ pub(crate) struct CacheContext {
     pub trusted: TrustedNetworks,
     pub rules: CurrentRules,
     pub inventory: Inventory,
+    pub pins: Pins,
 }
 
 impl CacheContext {
     /// The context of a process: nothing runs yet.
-    pub(crate) fn new(config: &Config, store: DiskStore, metrics: Metrics, trusted: TrustedNetworks) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        (store, metrics): (DiskStore, Metrics),
+        trusted: TrustedNetworks,
+        (inventory, pins): (Inventory, Pins),
+    ) -> Self {
         let config = ReloadableConfig::new(config.clone());
         let (tasks, end, rules) = Default::default();
-        let inventory = Inventory::new(store.clone());
-        Self { config, store, metrics, tasks, end, trusted, rules, inventory }
+        Self { config, store, metrics, tasks, end, trusted, rules, inventory, pins }
     }
 }

@@ -2,17 +2,23 @@
 //!
 //! What must hold: once a removal is told as done, no client gets of its images what was cached, nor after a restart; a
 //! client that is reading one of their blobs gets all of it. A removal that has begun goes on when the operator leaves. Pinned
-//! images stay.
+//! images stay, also those that are pinned while it runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BlobCache, Inventory, ManifestCache, Pins,
+    BlobCache, DiskStore, Inventory, ManifestCache, Pins,
     inventory::{ImageName, RemovalPlan},
-    storage::{blocking, lru_index::IndexKey},
+    storage::{
+        blocking,
+        lru_index::{CompactKey, IndexKey},
+    },
 };
 use crate::upstream::Upstream;
 
@@ -26,6 +32,7 @@ const PROGRESS_OBJECTS: usize = 1000;
 /// A cheap handle.
 #[derive(Clone)]
 pub(crate) struct Removal {
+    store: DiskStore,
     manifests: ManifestCache,
     blobs: BlobCache,
     inventory: Inventory,
@@ -55,28 +62,48 @@ pub(crate) struct PlannedRemoval {
 #[derive(Debug)]
 pub(crate) enum RemovalStep {
     Image(ImageName),
-    /// So many manifests and blobs are removed.
+    /// It was pinned after the plan was made.
+    Pinned(ImageName),
+    /// So many manifests and blobs are done.
     Objects(usize),
     /// All is done.
-    Done,
+    Done(Removed),
+}
+
+/// What a removal did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    pub images: usize,
+    /// Images that were named and stay.
+    pub pinned: usize,
+    /// Manifests and blobs.
+    pub objects: usize,
+    pub bytes: u64,
+}
+
+impl From<&RemovalPlan> for Removed {
+    fn from(plan: &RemovalPlan) -> Self {
+        let RemovalPlan { images, kept, objects, bytes } = plan;
+        Self { images: images.len(), pinned: kept.len(), objects: objects.len(), bytes: *bytes }
+    }
 }
 
 impl Removal {
     pub(crate) fn new(
-        (manifests, blobs): (ManifestCache, BlobCache),
+        (store, manifests, blobs): (DiskStore, ManifestCache, BlobCache),
         (inventory, pins): (Inventory, Pins),
         (tasks, end): (TaskTracker, CancellationToken),
     ) -> Self {
-        Self { manifests, blobs, inventory, pins, tasks, end, turn: Arc::new(Semaphore::new(1)) }
+        Self { store, manifests, blobs, inventory, pins, tasks, end, turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// What goes if the images that are `wanted` are removed.
+    /// What goes if the images that are `wanted` are removed, by their names and when they were last used or confirmed.
     ///
     /// # Errors
     /// Another removal is running, or it is not known yet what images share.
     pub(crate) async fn plan(
         &self,
-        wanted: impl Fn(&ImageName) -> bool + Send + 'static,
+        wanted: impl Fn(&ImageName, Option<SystemTime>) -> bool + Send + 'static,
     ) -> Result<PlannedRemoval, RemovalError> {
         let turn = self.turn.clone().try_acquire_owned().map_err(|_| RemovalError::Busy)?;
         if !self.inventory.until_read(READING_TIMEOUT).await {
@@ -101,8 +128,14 @@ impl Removal {
     }
 
     async fn remove(&self, plan: RemovalPlan, upstreams: &[Upstream], steps: &mpsc::Sender<RemovalStep>) {
+        let mut removed = Removed::from(&plan);
         // An operator who has left is told nothing.
         for name in plan.images {
+            if self.pins.is_pinned(&name) {
+                (removed.images, removed.pinned) = (removed.images - 1, removed.pinned + 1);
+                let _ = steps.send(RemovalStep::Pinned(name)).await;
+                continue;
+            }
             if let Some(tag) = name.tag_key() {
                 self.manifests.remove_tag(&tag).await;
             }
@@ -110,15 +143,121 @@ impl Removal {
             let _ = steps.send(RemovalStep::Image(name)).await;
         }
         for (at, object) in plan.objects.iter().enumerate() {
-            match object.key() {
-                IndexKey::Manifest(id) => self.manifests.remove_content(upstreams, &id).await,
-                IndexKey::Blob(id) => self.blobs.remove(id).await,
-                IndexKey::Tag(_) | IndexKey::Partial(_) => {}
+            match self.store.is_held_for_operator(object) {
+                true => {
+                    removed.objects -= 1;
+                    removed.bytes -= self.store.bytes_on_disk(object).unwrap_or_default().min(removed.bytes);
+                }
+                false => self.remove_object(upstreams, object).await,
             }
             if (at + 1) % PROGRESS_OBJECTS == 0 {
                 let _ = steps.send(RemovalStep::Objects(at + 1)).await;
             }
         }
-        let _ = steps.send(RemovalStep::Done).await;
+        let _ = steps.send(RemovalStep::Done(removed)).await;
+    }
+
+    async fn remove_object(&self, upstreams: &[Upstream], object: &CompactKey) {
+        match object.key() {
+            IndexKey::Manifest(id) => self.manifests.remove_content(upstreams, &id).await,
+            IndexKey::Blob(id) => self.blobs.remove(id).await,
+            IndexKey::Tag(_) | IndexKey::Partial(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        cache::{CacheContext, Config, Images, Visibility},
+        metrics::Metrics,
+        oci::{Algorithm, Digest},
+        peer::TrustedNetworks,
+    };
+
+    struct Fixture {
+        _directory: TempDir,
+        store: DiskStore,
+        inventory: Inventory,
+        pins: Pins,
+        removal: Removal,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let config = Config { max_size: 1 << 30, ..Config::at(&directory.path().join("cache")) };
+            let metrics = Metrics::new().unwrap();
+            let store = DiskStore::open(&config, metrics.clone()).unwrap();
+            store.scan().await;
+            let inventory = Inventory::new(store.clone());
+            let pins = Pins::load(Some(&directory.path().join("state")), store.clone(), inventory.clone()).unwrap();
+            let of_images = (inventory.clone(), pins.clone());
+            let context = CacheContext::new(&config, (store.clone(), metrics), TrustedNetworks::default(), of_images);
+            let manifests = ManifestCache::new(context.clone(), Images::default());
+            let blobs = BlobCache::new(context.clone(), Images::default());
+            let CacheContext { tasks, end, .. } = context;
+            tasks.spawn(inventory.clone().run(end.clone()));
+            let removal =
+                Removal::new((store.clone(), manifests, blobs), (inventory.clone(), pins.clone()), (tasks, end));
+            Self { _directory: directory, store, inventory, pins, removal }
+        }
+
+        /// An image of a manifest and a configuration; the key of this one.
+        async fn add(&self, tag: &str) -> (ImageName, CompactKey) {
+            let key = |content: &str| Visibility::Shared.key(&Digest::of(Algorithm::Sha256, content.as_bytes()));
+            let configuration = key(tag);
+            let manifest = json!({
+                "schemaVersion": 2, "layers": [],
+                "config": { "mediaType": "a/b", "digest": configuration.digest.as_str(), "size": tag.len() },
+            })
+            .to_string();
+            let configuration = IndexKey::Blob(configuration);
+            self.store.write(configuration.clone(), tag.into()).await.unwrap();
+            let file = format!("application/vnd.oci.image.manifest.v1+json\n{manifest}");
+            self.store.write(IndexKey::Manifest(key(&manifest)), file.into()).await.unwrap();
+            let name = ImageName::parse(Visibility::Shared, &format!("hub/team/app:{tag}")).unwrap();
+            self.inventory.note_image(&name, &key(&manifest).digest);
+            (name, CompactKey::from(&configuration))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_pinned_while_a_removal_runs_stays() {
+        let fixture = Fixture::new().await;
+        let ((one, of_one), (two, of_two)) = (fixture.add("one").await, fixture.add("two").await);
+        let planned = fixture.removal.plan(|_, _| true).await.unwrap();
+        assert_eq!((planned.plan.images.len(), planned.plan.objects.len()), (2, 4));
+        fixture.pins.pin(&one.to_string(), None, |name| name == "hub").await.unwrap();
+        let mut steps = fixture.removal.run(planned, Arc::default());
+        let mut told = Vec::new();
+        while let Some(step) = steps.recv().await {
+            told.push(step);
+        }
+        let done = Removed { images: 1, pinned: 1, objects: 2, bytes: 2 * 4096 };
+        assert!(
+            matches!(&*told, [RemovalStep::Pinned(kept), RemovalStep::Image(gone), RemovalStep::Done(removed)]
+                if *kept == one && *gone == two && *removed == done),
+            "{told:?}"
+        );
+        let on_disk = [of_one, of_two].map(|object| fixture.store.bytes_on_disk(&object));
+        assert_eq!(on_disk, [Some(4096), None]);
+    }
+
+    #[tokio::test]
+    async fn a_removal_is_planned_off_the_async_threads() {
+        let fixture = Fixture::new().await;
+        fixture.add("one").await;
+        // This runtime has one thread, which runs the test as well.
+        let own = thread::current().id();
+        let planned = fixture.removal.plan(move |_, _| thread::current().id() != own).await.unwrap();
+        assert_eq!(planned.plan.images.len(), 1);
+        assert_eq!(fixture.removal.plan(|_, _| true).await.err(), Some(RemovalError::Busy));
     }
 }

@@ -234,6 +234,11 @@ impl DiskStore {
         self.0.index.hold_for_operator(wanted);
     }
 
+    /// Whether an object is one of those, whether there is room for it or not.
+    pub fn is_held_for_operator(&self, key: &CompactKey) -> bool {
+        self.0.index.is_held_for_operator(key)
+    }
+
     /// How many bytes on disk are kept by [`DiskStore::hold_for_operator`].
     pub fn operator_bytes(&self) -> u64 {
         self.0.index.operator_bytes()

@@ -74,9 +74,15 @@ pub(super) enum CacheCommand {
     },
     /// Remove images from the cache: their tags, and what no other image has; pinned ones stay
     Rm {
-        /// The images, such as node:22 or ghcr.io/org/*
-        #[arg(value_name = "PATTERN", required = true)]
+        /// The images, such as node:22 or ghcr.io/org/* [default with --upstream or --older-than: all]
+        #[arg(value_name = "PATTERN", required_unless_present_any = ["upstream", "older_than"])]
         patterns: Vec<String>,
+        /// Only images of this upstream, such as docker.io
+        #[arg(long, value_name = "NAME")]
+        upstream: Option<String>,
+        /// Only images that no client has used, and no upstream has confirmed, for so long, such as 30d
+        #[arg(long, value_name = "DURATION")]
+        older_than: Option<String>,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -145,9 +151,10 @@ impl CacheCommand {
                 return pin::pin(&places, patterns, duration.as_deref(), running.json);
             }
             Self::Unpin { patterns, .. } => return pin::unpin(&places, patterns, running.json),
-            Self::Rm { patterns, yes, dry_run, .. } => {
+            Self::Rm { patterns, upstream, older_than, yes, dry_run, .. } => {
                 let (places, is_json) = (&places, running.json);
-                return rm::Removal { places, patterns, is_yes: *yes, is_dry: *dry_run, is_json }.run();
+                let filters = [("upstream", upstream.as_deref()), ("older_than", older_than.as_deref())];
+                return rm::Removal { places, patterns, filters, is_yes: *yes, is_dry: *dry_run, is_json }.run();
             }
             Self::Refresh { patterns, .. } => return refresh::refresh(&places, patterns, running.json),
             Self::Verify { pattern, .. } => return verify::verify(&places, pattern.as_deref(), running.json),

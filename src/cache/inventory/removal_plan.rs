@@ -1,6 +1,8 @@
 //! What goes if some images are removed: what belongs to no other image.
 
-use super::{ImageName, Inventory, names::Named, objects::Number, page::is_shown, survey::Survey};
+use std::time::SystemTime;
+
+use super::{ImageName, Inventory, names::Named, objects::Number, page::is_shown, survey::Survey, time_of};
 use crate::cache::storage::lru_index::{CompactKey, IndexKey};
 
 /// What a removal of images removes.
@@ -16,15 +18,17 @@ pub(crate) struct RemovalPlan {
 }
 
 impl Inventory {
-    /// What goes if the images that are `wanted` are removed, except those that are `kept`. Blocks.
+    /// What goes if the images that are `wanted` are removed, except those that are `kept`. `wanted` is given when a client
+    /// last used the image, or its upstream confirmed it, as far as that is known. Blocks.
     pub(crate) fn plan_removal(
         &self,
-        wanted: impl Fn(&ImageName) -> bool,
+        wanted: impl Fn(&ImageName, Option<SystemTime>) -> bool,
         kept: impl Fn(&ImageName) -> bool,
     ) -> RemovalPlan {
         let mut plan = RemovalPlan::default();
+        let is_wanted = |Named { name, state }: &Named| wanted(name, time_of(state.last_use.max(state.confirmed)));
         let (chosen, others): (Vec<Named>, Vec<Named>) =
-            self.0.names.list(|_, state| is_shown(state)).into_iter().partition(|named| wanted(&named.name));
+            self.0.names.list(|_, state| is_shown(state)).into_iter().partition(is_wanted);
         let (staying, going): (Vec<Named>, Vec<Named>) = chosen.into_iter().partition(|named| kept(&named.name));
         {
             let (summaries, on_disk) = (self.0.summaries.read(), self.on_disk());

@@ -451,3 +451,24 @@ fn a_removed_name_leaves_no_memory_in_use() {
     assert_eq!((first.0, (0..100).map(|_| cycle()).last()), (0, Some(first)));
     assert!(!fixture.inventory.0.names.has_repository(Visibility::Shared, "hub", &name.repository));
 }
+
+#[test]
+fn a_removal_may_be_of_what_is_old() {
+    let fixture = Fixture::new();
+    let (digest, content) = manifest(1);
+    fixture.put_manifest(&content);
+    let now = SystemTime::now();
+    let at = |days: u64| now - Duration::from_secs(days * 24 * 60 * 60);
+    fixture.inventory.note_tag(&tag("old"), &digest, at(31));
+    fixture.inventory.note_tag(&tag("confirmed"), &digest, at(1));
+    fixture.inventory.note_tag(&tag("used"), &digest, at(31));
+    let place = (Arc::from("hub"), "team/app".parse().unwrap());
+    fixture.inventory.note_get(used(&"used".parse().unwrap(), &digest, &place), &[]);
+    // It was imported or fetched, and neither was used nor is about a tag that was confirmed.
+    fixture.inventory.note_image(&ImageName::parse(Visibility::Shared, "hub/team/app:unknown").unwrap(), &digest);
+    fixture.read();
+    let is_old = |_: &ImageName, used: Option<SystemTime>| used.is_some_and(|used| used < at(30));
+    let plan = fixture.inventory.plan_removal(is_old, |_| false);
+    let names: Vec<String> = plan.images.iter().map(ToString::to_string).collect();
+    assert_eq!((names, plan.objects.len()), (vec!["hub/team/app:old".to_owned()], 0));
+}

@@ -13,13 +13,18 @@ use crate::cli::{
     text::size,
 };
 
+/// All images.
+const ALL: &str = "*";
 /// How many images are named before the question.
 const MAX_SHOWN: usize = 100;
 
 /// What is removed, and how.
 pub(super) struct Removal<'a> {
     pub places: &'a Places,
+    /// Empty: all.
     pub patterns: &'a [String],
+    /// What else an image must be, as parameters of the API.
+    pub filters: [(&'static str, Option<&'a str>); 2],
     pub is_yes: bool,
     pub is_dry: bool,
     pub is_json: bool,
@@ -64,8 +69,14 @@ impl Removal<'_> {
     /// Removes what the patterns match, one after the other. `is_told`: prints each image.
     fn all(&self, is_dry: bool, is_told: bool) -> Result<Outcome, Failure> {
         let (mut outcome, mut shown) = (Outcome::default(), 0);
-        for pattern in self.patterns {
-            let path = format!("/api/v1/images?match={}&dry_run={is_dry}", escaped(pattern));
+        let all = [ALL.to_owned()];
+        let filters: String = self
+            .filters
+            .iter()
+            .filter_map(|(name, value)| value.map(|value| format!("&{name}={}", escaped(value))))
+            .collect();
+        for pattern in if self.patterns.is_empty() { &all } else { self.patterns } {
+            let path = format!("/api/v1/images?match={}{filters}&dry_run={is_dry}", escaped(pattern));
             let mut printed = Ok(());
             outcome.is_whole = false;
             control::delete(self.places, &path, |event| {

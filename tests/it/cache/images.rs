@@ -127,6 +127,33 @@ async fn a_removal_wants_a_match_and_leaves_what_is_pinned() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_is_of_one_upstream_or_of_what_is_old() {
+    let registry = FakeRegistry::start().await;
+    let one = image(&registry, "one", &[1], 5000);
+    let mirror = Mirror::of(&registry).await;
+    pull(&mirror, "one", &one).await;
+    until_read(&mirror).await;
+    let told = async |query: &str| run(&mirror, "DELETE", &format!("images?match=*{query}"), None).await.0;
+    for query in
+        ["&upstream=other.example", "&older_than=1h", "&older_than=1000years", "&upstream=fake.example&older_than=30d"]
+    {
+        assert_eq!(told(query).await, [], "{query}");
+    }
+    for (query, problem) in [
+        ("&upstream=", "must not be empty"),
+        ("&older_than=30", "write a duration"),
+        ("&older_than=", "write a duration"),
+    ] {
+        let (status, body) = ask(&mirror, "DELETE", &format!("images?match=*{query}"), None).await;
+        assert!(status == 400 && body.contains(problem), "{query}: {body}");
+    }
+    // Each of them alone names no image.
+    assert_eq!(ask(&mirror, "DELETE", "images?upstream=fake.example&older_than=0s", None).await.0, 400);
+    assert_eq!(told("&upstream=fake.example&older_than=0s").await, [(name("one"), "removed".to_owned())]);
+    assert_eq!(names(&mirror).await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_gets_all_of_what_is_removed_meanwhile() {
     let registry = FakeRegistry::start().await;
     let big = image(&registry, "big", &[1], 8 * MIB);

@@ -37,7 +37,7 @@ async fn images_are_pinned_listed_and_unpinned() {
 #[test]
 fn changes_want_their_arguments() {
     let directory = directory("");
-    for arguments in [&["cache", "unpin"][..], &["cache", "pin", "--for", "30d"]] {
+    for arguments in [&["cache", "unpin"][..], &["cache", "pin", "--for", "30d"], &["cache", "rm", "--yes"]] {
         assert_eq!(run(&directory, arguments).0, Some(2), "{arguments:?}");
     }
 }
@@ -63,7 +63,12 @@ async fn images_are_removed_refreshed_and_verified() {
     assert!(text.starts_with("fake.example/team/app:1\n1 image, ") && text.ends_with(" would be removed\n"), "{text}");
     let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
     assert!(code == Some(0) && text.ends_with(" removed\n"), "{text}{error}");
-    let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
+    // It is too young.
+    for arguments in [&["--older-than", "30d"][..], &["--upstream", "docker.io", "--older-than", "0s"]] {
+        let (code, text, error) = ask(&mirror, &[&["cache", "rm", "--yes"], arguments].concat()).await;
+        assert_eq!((code, &*text, &*error), (Some(0), "", "there are no such images to remove\n"), "{arguments:?}");
+    }
+    let (code, text, error) = ask(&mirror, &["cache", "rm", "--upstream", "fake.example", "--yes"]).await;
     assert_eq!((code, &*text, &*error), (Some(0), "", "there are no such images to remove\n"));
 }
 

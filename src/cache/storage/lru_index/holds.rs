@@ -152,6 +152,12 @@ impl LruIndex {
             && self.holds.held.lock().keys.get(key).is_some_and(|of_key| of_key.pin.is_some())
     }
 
+    /// Whether the operator wants to keep an object, whether there is room for that or not.
+    pub fn is_held_for_operator(&self, key: &CompactKey) -> bool {
+        self.holds.len.load(Ordering::Relaxed) > 0
+            && self.holds.held.lock().keys.get(key).is_some_and(|of_key| of_key.is_of_operator)
+    }
+
     /// An object left the index, and its pins with it.
     pub(super) fn unpin_taken(&self, key: &CompactKey) {
         if self.holds.len.load(Ordering::Relaxed) == 0 {
