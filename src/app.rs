@@ -196,7 +196,11 @@ impl App {
             pins: pins.clone(),
             warmer: warmer.clone(),
             exports: Exports::new(store.clone(), service.caches.manifests.clone(), service.caches.blobs.clone()),
-            imports: Imports::new(store.clone(), service.caches.manifests.clone(), service.caches.blobs.clone()),
+            imports: Imports::new(
+                (store.clone(), pins.clone()),
+                service.caches.manifests.clone(),
+                service.caches.blobs.clone(),
+            ),
             removal,
             refreshes,
             verification,

@@ -2,7 +2,7 @@
 //!
 //! What must hold: whatever an archive says, no byte of it is visible before it is verified, and no tag means an image of
 //! which a part is missing. Memory, entries and bytes on disk are bounded. What came of an archive that is refused is named
-//! by no tag: blobs of it that are on disk by then are evicted in time like others.
+//! by no tag: blobs of it that are on disk by then are evicted in time like others. What has a name is pinned before that.
 
 mod content;
 mod error;
@@ -18,7 +18,7 @@ pub(crate) use self::{
     images::{ImportTarget, Imported},
     receive::Import,
 };
-use super::{BlobCache, DiskStore, ManifestCache};
+use super::{BlobCache, DiskStore, ManifestCache, Pins};
 use crate::offload::Offload;
 
 /// Takes archives. A cheap handle.
@@ -27,6 +27,7 @@ pub(crate) struct Imports(Arc<ImportsInner>);
 
 struct ImportsInner {
     store: DiskStore,
+    pins: Pins,
     manifests: ManifestCache,
     blobs: BlobCache,
     documents: Offload,
@@ -35,17 +36,18 @@ struct ImportsInner {
 }
 
 impl Imports {
-    pub(crate) fn new(store: DiskStore, manifests: ManifestCache, blobs: BlobCache) -> Self {
+    pub(crate) fn new((store, pins): (DiskStore, Pins), manifests: ManifestCache, blobs: BlobCache) -> Self {
         let (documents, place) = (Offload::default(), Arc::new(Semaphore::new(1)));
-        Self(Arc::new(ImportsInner { store, manifests, blobs, documents, place }))
+        Self(Arc::new(ImportsInner { store, pins, manifests, blobs, documents, place }))
     }
 
     /// Begins an import. `len`: the bytes of the archive, if that is known.
     ///
     /// # Errors
-    /// Another import runs, or the archive is too large for the cache.
+    /// Another import runs, the archive is too large for the cache, or there is no place for pins.
     pub(crate) fn begin(&self, len: Option<u64>) -> Result<Import, ImportError> {
         let place = self.0.place.clone().try_acquire_owned().map_err(|_| ImportError::Busy)?;
+        self.0.pins.check_place()?;
         self.0.check_room(len.unwrap_or_default())?;
         Ok(Import::new(self.0.clone(), place))
     }

@@ -46,7 +46,7 @@ pub(crate) use self::{
     request::ManifestRequest,
 };
 use super::{
-    CacheContext, ContentKey, DiskStore, Images, Inventory, NegativeTtl, Outcome, Source, Visibility, Warnings,
+    CacheContext, ContentKey, DiskStore, Images, Inventory, NegativeTtl, Outcome, Pins, Source, Visibility, Warnings,
     first_seen::FirstSeen, inventory::ManifestUse, storage::tag_record::TagKey,
 };
 use crate::{
@@ -93,12 +93,13 @@ struct ManifestCacheInner {
     first_seen: FirstSeen,
     held: HeldContent,
     inventory: Inventory,
+    pins: Pins,
 }
 
 impl ManifestCache {
     /// Upstream requests and writes run as tasks of `tasks`; upstream requests end with `shutdown`.
     pub(crate) fn new(context: CacheContext, images: Images) -> Self {
-        let CacheContext { config, store, metrics, tasks, end: shutdown, rules, inventory, .. } = context;
+        let CacheContext { config, store, metrics, tasks, end: shutdown, rules, inventory, pins, .. } = context;
         let memory = config.load().manifest_memory / 1024;
         let contents = bounded_cache::lru(memory, |_, content: &Arc<VerifiedManifest>| content.weight());
         let not_found = moka::sync::Cache::builder()
@@ -126,6 +127,7 @@ impl ManifestCache {
             rules,
             first_seen,
             inventory,
+            pins,
         }))
     }
 

@@ -8,6 +8,7 @@
 //! pins keep is bounded ([`DiskStore::max_operator_bytes`]), and what is over that is told.
 
 mod file;
+mod imports;
 mod pin;
 
 use std::{
@@ -26,12 +27,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::file::PinsFileError;
-pub(crate) use self::pin::Pin;
 use self::pin::{MAX_PATTERNS, MAX_PINS, PinList};
+pub(crate) use self::pin::{Pin, PinEnd};
 use super::{
     DiskStore,
     inventory::{ImageName, Inventory, Selection, seconds, time_of},
-    storage::blocking,
+    storage::{blocking, lru_index::CompactKey},
 };
 use crate::rule::{Pattern, PatternError};
 
@@ -41,6 +42,8 @@ const MAX_OBJECTS: usize = 200_000;
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long the images are not looked at again after they were.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a pattern waits until the inventory has read what is on disk: before that it is not known what the images take.
+const READING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -92,6 +95,8 @@ pub(crate) enum PinError {
     TooManyObjects,
     #[error("the pinned images would take {wanted} bytes, and pins may keep {most}: 80 % of cache.max_size")]
     TooMuch { wanted: u64, most: u64 },
+    #[error("forebay is still reading what is on disk, and cannot tell yet what the images take; try again soon")]
+    Reading,
     #[error("there is no pin {0:?}; forebay cache pin lists them")]
     Unknown(String),
     #[error("the pins cannot be written")]
@@ -160,7 +165,11 @@ impl Pins {
         is_upstream: impl Fn(&str) -> bool,
     ) -> Result<Pinned, PinError> {
         let (pattern, text) = Pattern::typed_in_full(text, is_upstream)?;
-        let (pins, pin) = (self.clone(), Pin { text, pattern, until: until.map(seconds) });
+        let end = until.map_or(PinEnd::Never, |until| PinEnd::At(seconds(until)));
+        let (pins, pin) = (self.clone(), Pin { text, pattern, end });
+        if !pin.is_name() && !self.0.inventory.until_read(READING_TIMEOUT).await {
+            return Err(PinError::Reading);
+        }
         blocking(move || pins.pin_now(pin)).await
     }
 
@@ -287,8 +296,11 @@ impl Pins {
 }
 
 impl Pin {
-    /// When it ends.
+    /// When it ends, if that is known.
     pub(crate) fn end(&self) -> Option<SystemTime> {
-        self.until.and_then(time_of)
+        match self.end {
+            PinEnd::At(end) => time_of(end),
+            PinEnd::Never | PinEnd::Refresh => None,
+        }
     }
 }

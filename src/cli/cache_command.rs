@@ -92,7 +92,8 @@ pub(super) enum CacheCommand {
         #[command(flatten)]
         running: RunningArguments,
     },
-    /// Ask the upstream now what tags name, instead of after tag_ttl, and take that over; it ends a freeze
+    /// Ask the upstream now what tags name, instead of after tag_ttl, and take that over; it ends a freeze and the pin of an
+    /// import
     Refresh {
         /// A tag, or a pattern of tags in the cache
         #[arg(value_name = "REF", required = true)]
@@ -112,7 +113,7 @@ pub(super) enum CacheCommand {
     Du(RunningArguments),
     /// Write images into one archive, an OCI image layout, and download what is not in the cache yet
     Export(export::ExportArguments),
-    /// Take images from an archive into the cache: clients get them without an upstream
+    /// Take images from an archive into the cache, pinned and frozen until a refresh: clients get them without an upstream
     Import(import::ImportArguments),
 }
 

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::{
     image_name::named_image,
     parameters::Parameters,
+    pins,
     response::{ApiBody, ApiError, error, json as document},
 };
 use crate::{
@@ -146,6 +147,7 @@ impl From<ImportError> for ApiError {
         let status = match &error {
             ImportError::Busy => StatusCode::TOO_MANY_REQUESTS,
             ImportError::TooLarge { .. } | ImportError::NoRoom(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ImportError::NotPinned(error) => pins::status_of(error),
             ImportError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
             ImportError::End => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNPROCESSABLE_ENTITY,

@@ -16,7 +16,7 @@ use crate::{
     cache::{
         Pins, Visibility,
         inventory::{ImageName, Selection},
-        pins::{Pin, PinError, Pinned, PinnedBytes},
+        pins::{Pin, PinEnd, PinError, Pinned, PinnedBytes},
     },
     error_chain::ErrorChain,
 };
@@ -107,21 +107,27 @@ fn end_of(duration: &str) -> Result<SystemTime, ApiError> {
     end.filter(|end| *end < SystemTime::UNIX_EPOCH + Duration::from_secs(u32::MAX.into())).ok_or_else(wrong)
 }
 
-fn refused(error: PinError) -> ApiError {
-    let status = match &error {
+/// The status of an answer that pins nothing.
+pub(super) fn status_of(error: &PinError) -> StatusCode {
+    match error {
         PinError::Pattern(_) => StatusCode::BAD_REQUEST,
         PinError::Unknown(_) => StatusCode::NOT_FOUND,
         PinError::NoDirectory | PinError::TooMany | PinError::TooManyObjects | PinError::TooMuch { .. } => {
             StatusCode::CONFLICT
         }
+        PinError::Reading => StatusCode::SERVICE_UNAVAILABLE,
         PinError::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    };
+    }
+}
+
+fn refused(error: PinError) -> ApiError {
+    let status = status_of(&error);
     let field = if status == StatusCode::BAD_REQUEST { "match: " } else { "" };
     ApiError::new(status, format!("{field}{}", ErrorChain(&error)))
 }
 
 fn pin_of(pin: &Pin) -> Value {
-    json!({ "match": pin.text, "until": pin.end().map(time) })
+    json!({ "match": pin.text, "until": pin.end().map(time), "imported": pin.end == PinEnd::Refresh })
 }
 
 fn selected(selection: &Selection) -> [(String, Value); 3] {

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::{
-    cache::storage::NoSpace,
+    cache::{pins::PinError, storage::NoSpace},
     oci::{Digest, ParseError},
     tar::TarError,
 };
@@ -21,6 +21,8 @@ pub(crate) enum ImportError {
     NoRoom(#[from] NoSpace),
     #[error("the cache cannot be written")]
     Storage(#[source] io::Error),
+    #[error("an import is pinned: {0}")]
+    NotPinned(#[from] PinError),
     #[error("forebay is about to end")]
     End,
     #[error(transparent)]

@@ -1,12 +1,16 @@
 //! The images of an archive that has come: they are checked first, and named last.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{Import, ImportError, receive::Received};
 use crate::{
-    cache::{ManifestRequest, Visibility, inventory::ImageName},
+    cache::{
+        ManifestRequest, Visibility,
+        inventory::ImageName,
+        storage::lru_index::{CompactKey, IndexKey},
+    },
     error_chain::ErrorChain,
     oci::{Accept, Content, Descriptor, Digest, Manifest, Reference, layout::LayoutImage},
     upstream::Upstream,
@@ -40,16 +44,18 @@ pub(crate) struct Imported {
 }
 
 /// The manifests of an image, those that others name first.
+#[derive(Default)]
 struct Checked {
     manifests: Vec<(Descriptor, Bytes)>,
     bytes: u64,
 }
 
-/// How many manifests the images that were checked have, with their bytes.
+/// How many manifests the images that were checked have, with their bytes, and what they consist of: each object once.
 #[derive(Default)]
 struct Sum {
     manifests: usize,
     bytes: u64,
+    objects: HashSet<CompactKey>,
 }
 
 impl Sum {
@@ -66,7 +72,7 @@ impl Import {
     /// Gives the images their names, after the last byte of the archive.
     ///
     /// # Errors
-    /// The archive is not whole, or a part of an image is missing: then no image is named.
+    /// The archive is not whole, a part of an image is missing, or pins have no room for all: then no image is named.
     pub(crate) async fn finish(mut self, targets: Vec<ImportTarget>) -> Result<Vec<Imported>, ImportError> {
         self.check_end()?;
         let (mut checked, mut problems, mut sum) = (Vec::new(), Vec::new(), Sum::default());
@@ -91,7 +97,9 @@ impl Import {
                 written.map_err(|error| not_written(target, &error.to_string()))?;
             }
         }
-        // All of them are here: from now on they have names.
+        // All of them are here, and stay: from now on they have names.
+        let names = Arc::new(checked.iter().map(|(target, _)| target.name.clone()).collect::<Vec<_>>());
+        self.imports.pins.pin_imports(names.clone(), sum.objects).await?;
         for (target, found) in checked {
             let request = request(&target);
             let digest = &target.image.manifest.digest;
@@ -100,6 +108,7 @@ impl Import {
             tracing::info!(image = %target.name, %digest, "an image was imported");
             imported.push(Imported { name: target.name.to_string(), digest: digest.clone(), bytes: found.bytes });
         }
+        self.imports.pins.note_imported(names).await;
         Ok(imported)
     }
 
@@ -110,7 +119,8 @@ impl Import {
         sum: &mut Sum,
     ) -> Result<Result<Checked, Vec<String>>, ImportError> {
         let request = request(target);
-        let (mut checked, mut problems) = (Checked { manifests: Vec::new(), bytes: 0 }, Vec::new());
+        let (mut checked, mut problems) = (Checked::default(), Vec::new());
+        let key_of = |digest: &Digest| Visibility::of(&target.upstream).key(digest);
         let mut seen = HashSet::new();
         let mut next = vec![(target.image.manifest.clone(), 0)];
         while let Some((descriptor, depth)) = next.pop() {
@@ -148,7 +158,10 @@ impl Import {
                             break;
                         }
                         match self.blob(&blob).await? {
-                            Some(size) if size == blob.size => checked.bytes += size,
+                            Some(size) if size == blob.size => {
+                                checked.bytes += size;
+                                sum.objects.insert((&IndexKey::Blob(key_of(&blob.digest))).into());
+                            }
                             Some(size) => {
                                 problems.push(format!("the blob {} has {size} bytes, not {}", blob.digest, blob.size))
                             }
@@ -158,6 +171,7 @@ impl Import {
                 }
                 Err(error) => problems.push(format!("{digest} is no image: {error}")),
             }
+            sum.objects.insert((&IndexKey::Manifest(key_of(&descriptor.digest))).into());
             checked.manifests.push((descriptor, bytes));
         }
         if problems.is_empty() && checked.manifests.len() == 1 && is_index(&checked.manifests) {

@@ -103,6 +103,15 @@ impl Inventory {
         self.0.work.notify_one();
     }
 
+    /// Reads what images consist of, also if the reader is at one of them. Blocks.
+    pub(crate) fn read_again(&self, names: &[ImageName]) {
+        for name in names {
+            if let Some(state) = self.0.names.with(name.borrow(), |state| state.clone()) {
+                self.read_name(&Named { name: name.clone(), state }, &CancellationToken::new());
+            }
+        }
+    }
+
     /// Reads what the images that are `wanted` consist of before others. Blocks.
     pub(crate) fn read_first(&self, wanted: impl Fn(&ImageName) -> bool) {
         for named in self.0.names.list(|name, state| state.unread != Unread::Nothing && wanted(name)) {

@@ -7,7 +7,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{ManifestCache, error::ManifestError, fetched::ManifestHead, request::ManifestRequest};
+use super::{
+    ManifestCache, error::ManifestError, fetched::ManifestHead, import::is_of_import, request::ManifestRequest,
+};
 use crate::{
     cache::{
         ContentKey, Outcome, Visibility,
@@ -118,7 +120,7 @@ impl ManifestCache {
         for dropped in self.0.first_seen.take_dropped() {
             self.0.held.set(&dropped, &[]).await;
         }
-        let held = self.0.first_seen.held(name, hold.is_final);
+        let held = if is_of_import(hold) { Vec::new() } else { self.0.first_seen.held(name, hold.is_final) };
         let keys: Vec<ContentKey> =
             held.iter().flat_map(|digest| visibilities.iter().map(|visibility| visibility.key(digest))).collect();
         self.0.held.set(name, &keys).await;
@@ -153,15 +155,9 @@ impl ManifestCache {
     /// A push through forebay made a tag name this digest: no rule holds it back.
     pub(crate) async fn note_push(&self, upstream: &Upstream, repository: &Repository, tag: &Tag, digest: &Digest) {
         let hold = self.0.rules.get().tag(upstream.name(), repository, tag).hold;
-        let is_imported = self.0.first_seen.is_imported(upstream.name(), repository, tag);
         let name = TagName { upstream: upstream.name().clone(), repository: repository.clone(), tag: tag.clone() };
-        let Some(hold) = hold else {
-            if is_imported {
-                self.0.first_seen.forget(name.clone()).await;
-                self.0.held.set(&name, &[]).await;
-            }
-            return;
-        };
+        self.end_import(&name).await;
+        let Some(hold) = hold else { return };
         self.0.first_seen.note_push(name.clone(), digest).await;
         self.keep_held(&name, &hold, &[Visibility::of(upstream)]).await;
     }
@@ -169,6 +165,7 @@ impl ManifestCache {
     /// A person says that a tag begins anew: the next request asks the upstream, whatever a rule has kept so far.
     pub(crate) async fn refresh_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
         let name = TagName { upstream: upstream.name().clone(), repository: repository.clone(), tag: tag.clone() };
+        self.end_import(&name).await;
         self.0.first_seen.forget(name.clone()).await;
         self.0.held.set(&name, &[]).await;
         self.forget_tag(upstream, repository, tag).await;
@@ -178,6 +175,9 @@ impl ManifestCache {
     pub(crate) async fn forget_held(&self, upstream: &Upstream, repository: &Repository, digest: &Digest) {
         for name in self.0.first_seen.forget_digest(upstream.name(), repository, digest).await {
             self.0.held.set(&name, &[]).await;
+            if !self.0.first_seen.is_imported(&name.upstream, &name.repository, &name.tag) {
+                self.0.pins.end_import(&name.to_string()).await;
+            }
         }
     }
 }

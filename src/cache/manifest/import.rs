@@ -1,7 +1,7 @@
 //! Manifests and tags that come with an archive, and not from an upstream.
 //!
-//! What must hold: an imported tag means its digest, about which no upstream is asked, until a person refreshes the tag or a
-//! push moves it; also after a restart, as far as there is a state directory.
+//! What must hold: an imported tag means its digest, about which no upstream is asked, until a person refreshes or removes the
+//! tag or a push moves it; also after a restart. As long, a pin of the import keeps it from being evicted.
 
 use std::{
     io,
@@ -101,6 +101,15 @@ impl ManifestCache {
         Ok(())
     }
 
+    /// A tag that was imported begins anew: nothing freezes it any more, nor is it pinned for that.
+    pub(super) async fn end_import(&self, name: &TagName) {
+        if self.0.first_seen.is_imported(&name.upstream, &name.repository, &name.tag) {
+            self.0.first_seen.forget(name.clone()).await;
+        }
+        // A kill may have come between the two.
+        self.0.pins.end_import(&name.to_string()).await;
+    }
+
     /// What holds for a tag: by the rules, and by an import.
     pub(super) fn tag_rules(&self, upstream: &Arc<str>, repository: &Repository, tag: &Tag) -> TagRules {
         let rules = self.0.rules.get().tag(upstream, repository, tag);
@@ -114,4 +123,9 @@ impl ManifestCache {
 /// The first digest stays, which is the imported one.
 fn hold() -> Hold {
     Hold { minimum_age: Duration::ZERO, first: First::Allow, is_final: true, rule: IMPORTED.clone() }
+}
+
+/// Whether an import holds a tag, and no rule: then a pin keeps what the tag means.
+pub(super) fn is_of_import(hold: &Hold) -> bool {
+    Arc::ptr_eq(&hold.rule, &IMPORTED)
 }

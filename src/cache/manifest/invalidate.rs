@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use super::ManifestCache;
 use crate::{
-    cache::{ContentKey, Visibility, storage::tag_record::TagKey},
+    cache::{ContentKey, Visibility, first_seen::TagName, storage::tag_record::TagKey},
     oci::{Accept, Digest, Repository, Tag},
     upstream::Upstream,
 };
@@ -28,8 +28,9 @@ impl ManifestCache {
         self.0.tags.forget(&TagKey { visibility, upstream, repository, tag, class }).await;
     }
 
-    /// An operator removed a tag from the cache.
+    /// An operator removed a tag from the cache. What an import froze is not there any more.
     pub(crate) async fn remove_tag(&self, key: &TagKey) {
+        self.end_import(&TagName::from(key)).await;
         self.0.tags.forget(key).await;
     }
 

@@ -1,11 +1,12 @@
 //! The file `pins` of the state directory.
 //!
 //! The first line names the format and the number of pins. Each other line is a pin: a name or pattern, and its end in
-//! seconds since 1970 (0: none):
+//! seconds since 1970 (0: none), or `refresh` if an import made it:
 //!
 //! ```text
-//! forebay-pins 1 2
+//! forebay-pins 1 3
 //! docker.io/library/node:22 0
+//! quay.io/org/app:1 refresh
 //! registry.k8s.io/* 1796025600
 //! ```
 //!
@@ -17,13 +18,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::pin::{MAX_PINS, Pin, PinList};
+use super::pin::{MAX_PINS, Pin, PinEnd, PinList};
 use crate::{
     rule::Pattern,
     state_dir::{PINS, StateDirectory},
 };
 
 const FORMAT: &str = "forebay-pins 1";
+/// The end of a pin that an import made.
+const REFRESH: &str = "refresh";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = (MAX_PINS * 640) as u64;
 
@@ -62,8 +65,12 @@ pub(super) fn write(directory: &Path, pins: &PinList) -> io::Result<()> {
 }
 
 fn encode(pins: &PinList) -> String {
-    let mut lines: Vec<String> =
-        pins.iter().map(|Pin { text, until, .. }| format!("{text} {}", until.unwrap_or_default())).collect();
+    let line = |Pin { text, end, .. }: &Pin| match end {
+        PinEnd::Never => format!("{text} 0"),
+        PinEnd::At(end) => format!("{text} {end}"),
+        PinEnd::Refresh => format!("{text} {REFRESH}"),
+    };
+    let mut lines: Vec<String> = pins.iter().map(line).collect();
     lines.sort_unstable();
     let mut text = format!("{FORMAT} {}\n", lines.len());
     for line in lines {
@@ -90,10 +97,15 @@ fn decode(text: &str) -> Result<PinList, String> {
 }
 
 fn decode_line(line: &str) -> Option<Pin> {
-    let (text, until) = line.split_once(' ')?;
-    let until: u32 = until.parse().ok()?;
-    let pattern = Pattern::parse_in_full(text).ok()?;
-    Some(Pin { text: text.to_owned(), pattern, until: (until > 0).then_some(until) })
+    let (text, end) = line.split_once(' ')?;
+    let end = match end {
+        REFRESH => PinEnd::Refresh,
+        seconds => match seconds.parse().ok()? {
+            0 => PinEnd::Never,
+            seconds => PinEnd::At(seconds),
+        },
+    };
+    Some(Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).ok()?, end })
 }
 
 #[cfg(test)]
@@ -103,6 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::pin::tests::pin, *};
+    use crate::cache::{Visibility, inventory::ImageName};
 
     fn pins() -> PinList {
         [pin("docker.io/library/node:22", None), pin("registry.k8s.io/*", Some(1_796_025_600))].into_iter().collect()
@@ -114,7 +127,8 @@ mod tests {
         let path = directory.path().join("state");
         assert_eq!(read(&path).unwrap(), PinList::default());
         assert!(!path.exists());
-        for list in [pins(), PinList::default()] {
+        let imported = ImageName::parse(Visibility::Shared, "quay.io/org/app:1").unwrap();
+        for list in [pins(), pins().with_imports([&imported]).unwrap(), PinList::default()] {
             write(&path, &list).unwrap();
             assert_eq!(read(&path).unwrap(), list);
         }
@@ -141,6 +155,7 @@ mod tests {
             (whole.replace("node:22 0", "node:22"), "line 2 is no pin"),
             (whole.replace("k8s.io/*", "k8s.io/ü"), "line 3 is no pin"),
             (whole.replace(" 0\n", " 4294967296\n"), "line 2 is no pin"),
+            (whole.replace(" 0\n", " refreshed\n"), "line 2 is no pin"),
         ] {
             fs::write(path.join(PINS), &text).unwrap();
             let error = read(path).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     cache::{Visibility, inventory::ImageName},
-    rule::{Pattern, Subject},
+    rule::{Pattern, PatternError, Subject},
 };
 
 /// How many pins there may be.
@@ -18,8 +18,17 @@ pub(crate) struct Pin {
     /// With the name in full.
     pub text: String,
     pub pattern: Pattern,
-    /// In seconds since 1970; `None`: until it is removed.
-    pub until: Option<u32>,
+    pub end: PinEnd,
+}
+
+/// Until when a pin keeps images. Each ends before that when an operator removes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PinEnd {
+    Never,
+    /// In seconds since 1970.
+    At(u32),
+    /// An import made the pin: it ends with the freeze of the tag.
+    Refresh,
 }
 
 /// All pins. One text has one pin.
@@ -32,7 +41,7 @@ pub(crate) struct PinList {
 
 impl Pin {
     pub(crate) fn is_over(&self, now: u32) -> bool {
-        self.until.is_some_and(|until| until <= now)
+        matches!(self.end, PinEnd::At(end) if end <= now)
     }
 
     pub(super) fn is_name(&self) -> bool {
@@ -57,6 +66,22 @@ impl PinList {
             true => drop(self.names.insert(pin.text.clone(), pin)),
             false => self.patterns.push(pin),
         }
+    }
+
+    /// The list with a pin for each of these names, which imports gave to images. One that never ends stays as it is.
+    pub(super) fn with_imports<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a ImageName>,
+    ) -> Result<Self, PatternError> {
+        let mut list = self.clone();
+        for name in names {
+            let text = name.to_string();
+            if list.names.get(&text).is_none_or(|pin| pin.end != PinEnd::Never) {
+                let pattern = Pattern::parse_in_full(&text)?;
+                list.add(Pin { text, pattern, end: PinEnd::Refresh });
+            }
+        }
+        Ok(list)
     }
 
     /// The list without the pin of this text.
@@ -122,7 +147,8 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::cache::pins) fn pin(text: &str, until: Option<u32>) -> Pin {
-        Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).unwrap(), until }
+        let end = until.map_or(PinEnd::Never, PinEnd::At);
+        Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).unwrap(), end }
     }
 
     #[test]
@@ -144,12 +170,22 @@ pub(super) mod tests {
         }
         assert_eq!(list.digests().map(|name| name.to_string()).collect::<Vec<_>>(), [&*digest]);
         let again = texts.iter().fold(list.clone(), |list, text| list.with(pin(text, Some(9))));
-        assert_eq!((again.len(), again.get(&digest).unwrap().until), (3, Some(9)));
+        assert_eq!((again.len(), again.get(&digest).unwrap().end), (3, PinEnd::At(9)));
         assert_eq!(texts.iter().fold(again.clone(), |list, text| list.without(text)), PinList::default());
         assert_eq!(again.iter().cloned().collect::<PinList>(), again);
         let mixed = list.with(pin(texts[0], Some(10))).with(pin(texts[1], Some(11)));
         let (left, over) = mixed.in_force(10);
         assert_eq!((left.len(), &*over), (2, &[pin(texts[0], Some(10))][..]));
+    }
+
+    #[test]
+    fn an_import_shortens_no_pin_of_an_operator() {
+        let names = ["a/b:1", "a/b:2", "a/b:3"].map(|name| ImageName::parse(Visibility::Shared, name).unwrap());
+        let before: PinList = [pin("a/b:1", None), pin("a/b:2", Some(9)), pin("a/*", Some(9))].into_iter().collect();
+        let after = before.with_imports(&names).unwrap();
+        let ends = ["a/b:1", "a/b:2", "a/b:3", "a/*"].map(|text| after.get(text).unwrap().end);
+        assert_eq!(ends, [PinEnd::Never, PinEnd::Refresh, PinEnd::Refresh, PinEnd::At(9)]);
+        assert_eq!(after.in_force(u32::MAX).0.len(), 3);
     }
 
     #[test]

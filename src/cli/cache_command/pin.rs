@@ -74,7 +74,9 @@ fn unpinned(answer: &Value) -> String {
 pub(super) fn list(document: &Value, _now: SystemTime) -> String {
     let mut columns = Columns::new(["PIN", "UNTIL"]);
     for pin in document["pins"].as_array().into_iter().flatten() {
-        columns.row(["match", "until"].map(|key| pin[key].as_str().unwrap_or_default().to_owned()));
+        let word = |key: &str| pin[key].as_str().unwrap_or_default().to_owned();
+        let until = if pin["imported"] == true { "a refresh (imported)".to_owned() } else { word("until") };
+        columns.row([word("match"), until]);
     }
     let kept = format!(
         "{} kept of {} that pins may keep",
@@ -113,13 +115,15 @@ mod tests {
         let mut document = json!({
             "pins": [
                 { "match": "docker.io/library/node:22", "until": null },
-                { "match": "registry.k8s.io/*", "until": "2026-12-30T08:00:00Z" },
+                { "match": "quay.io/org/app:1", "until": null, "imported": true },
+                { "match": "registry.k8s.io/*", "until": "2026-12-30T08:00:00Z", "imported": false },
             ],
             "pinned_bytes": 4096, "pinned_and_not_kept_bytes": 0, "max_pinned_bytes": 8192,
         });
         let expected = "\
 PIN                        UNTIL
 docker.io/library/node:22  -
+quay.io/org/app:1          a refresh (imported)
 registry.k8s.io/*          2026-12-30T08:00:00Z
 
 4.0 KiB kept of 8.0 KiB that pins may keep

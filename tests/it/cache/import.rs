@@ -9,6 +9,7 @@ use forebay::{
 };
 use forebay_test_support::{
     blob,
+    control::{ask, events, get, post},
     fake_registry::{FakeRegistry, Server},
     layout::{self, TwoPlatforms, archive, file, files, image_files},
     manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, manifest},
@@ -405,4 +406,101 @@ async fn an_imported_image_is_exported_as_it_came() {
         blobs
     };
     assert_eq!(blobs(&files(&archive)), blobs(&came));
+}
+
+/// Its state in the list of images, and the pins.
+async fn pinned(mirror: &Mirror) -> (Value, Vec<(Value, Value)>) {
+    let image = until("all is read", async || {
+        let images = get(mirror, "images").await;
+        (images["reading"] == false).then(|| images["images"][0].clone())
+    })
+    .await;
+    let pins = get(mirror, "pins").await["pins"].as_array().unwrap().clone();
+    (image["pinned"].clone(), pins.iter().map(|pin| (pin["match"].clone(), pin["imported"].clone())).collect())
+}
+
+async fn refresh(mirror: &Mirror) -> Value {
+    let (_, body) = ask(mirror, "POST", "images/refresh", Some(json!({ "match": NAME }))).await;
+    events(&body)[0].1["result"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_imported_tag_is_pinned_and_frozen_until_a_refresh() {
+    let (mut mirror, registry) =
+        alone(|mirror| mirror.max_size(3 << 20).config(|config| config.cache.tag_ttl = Default::default())).await;
+    let bytes = archive(&image_files(Some(NAME), vec![1; 1 << 20]));
+    let (code, _, error) = import_bytes(&mirror, &bytes, &[]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    let digest = mirror.get(&manifest("1")).await.header("docker-content-digest").unwrap().to_owned();
+    let moved = registry.add_image("team/app", "1", &[b"another layer"]);
+    for _ in 0..2 {
+        assert_eq!(pinned(&mirror).await, (true.into(), vec![(NAME.into(), true.into())]));
+        assert!(mirror.metric("forebay_cache_pinned_bytes", &[]).await > f64::from(1 << 20));
+        let (_, text, _) = mirror.command(FOREBAY, &["cache", "pin"]).await;
+        assert!(String::from_utf8(text).unwrap().contains(&format!("{NAME}  a refresh (imported)")));
+        // A refresh that fails ends nothing.
+        assert_eq!(refresh(&mirror).await, "failed");
+        registry.bring_up(Server::Api).await;
+        let tag = mirror.get(&manifest("1")).await;
+        assert_eq!(tag.header("docker-content-digest"), Some(&*digest), "it is frozen");
+        registry.take_down(Server::Api).await;
+        mirror.restart().await;
+    }
+    registry.bring_up(Server::Api).await;
+    assert_eq!(refresh(&mirror).await, "changed");
+    for _ in 0..2 {
+        let tag = mirror.get(&manifest("1")).await;
+        assert_eq!(tag.header("docker-content-digest"), Some(moved.manifest.as_str()));
+        assert_eq!(pinned(&mirror).await, (false.into(), vec![]));
+        assert_eq!(mirror.metric("forebay_cache_pinned_bytes", &[]).await, 0.0);
+        mirror.restart().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_pins_have_no_room_for_names_nothing() {
+    let (mut mirror, _registry) = alone(|mirror| mirror.max_size(20 << 20)).await;
+    let image = |name: &str, byte: u8| archive(&image_files(Some(name), vec![byte; 9 << 20]));
+    assert_eq!(import_bytes(&mirror, &image(NAME, 1), &[]).await.0, Some(0));
+    let other = "fake.example/team/app:2";
+    let (code, text, error) = import_bytes(&mirror, &image(other, 2), &[]).await;
+    assert!(code == Some(1) && text.is_empty(), "{text}{error}");
+    assert!(error.contains("an import is pinned: the pinned images would take 1889"), "{error}");
+    assert!(error.contains("and pins may keep 16777216: 80 % of cache.max_size"), "{error}");
+    assert_ne!(mirror.get(&manifest("2")).await.status, 200);
+    assert_eq!(pinned(&mirror).await.1, [(NAME.into(), true.into())]);
+    // A newer image of the same name takes the place of the older one.
+    let (code, _, error) = import_bytes(&mirror, &image(NAME, 3), &[]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    // Without the pin the image can be removed, and with it what froze the tag.
+    let (code, _, error) = mirror.command(FOREBAY, &["cache", "rm", NAME, "--yes"]).await;
+    assert!(code == Some(1) && error.contains("1 image is pinned and stays; unpin it first"), "{error}");
+    assert_eq!(mirror.command(FOREBAY, &["cache", "unpin", NAME]).await.0, Some(0));
+    assert_eq!(mirror.command(FOREBAY, &["cache", "rm", NAME, "--yes"]).await.0, Some(0));
+    let (code, _, error) = import_bytes(&mirror, &image(other, 2), &[]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    assert_eq!((mirror.get(&manifest("2")).await.status, mirror.get(&manifest("1")).await.status), (200, 502));
+
+    mirror.restart_with(|config| config.state_directory = None).await;
+    let (code, _, error) = import_bytes(&mirror, &image(NAME, 1), &[]).await;
+    assert!(code == Some(1) && error.contains("forebay has no place for pins: set state_directory"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_of_an_operator_outlives_the_refresh_of_an_import() {
+    let (mirror, registry) = alone(|mirror| mirror).await;
+    registry.add_image("team/app", "1", &[b"another layer"]);
+    let bytes = archive(&image_files(Some(NAME), &b"layer"[..]));
+    for operator_is_first in [true, false] {
+        if operator_is_first {
+            assert_eq!(post(&mirror, "images/pin", json!({ "match": NAME })).await.0, 200);
+        }
+        assert_eq!(import_bytes(&mirror, &bytes, &[]).await.0, Some(0));
+        assert_eq!(post(&mirror, "images/pin", json!({ "match": NAME })).await.0, 200);
+        registry.bring_up(Server::Api).await;
+        assert_eq!(refresh(&mirror).await, "changed");
+        registry.take_down(Server::Api).await;
+        assert_eq!(pinned(&mirror).await, (true.into(), vec![(NAME.into(), false.into())]));
+        assert_eq!(post(&mirror, "images/unpin", json!({ "match": NAME })).await.0, 200);
+    }
 }
