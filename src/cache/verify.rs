@@ -57,6 +57,8 @@ pub(crate) enum VerifyError {
 pub(crate) struct Sums {
     pub objects: u64,
     pub bytes: u64,
+    /// About what all of it takes.
+    pub total_bytes: u64,
     pub damaged: u64,
     pub unreadable: u64,
 }
@@ -143,6 +145,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn images(mut self, images: Vec<(ImageName, Vec<CompactKey>)>) {
+        let objects = images.iter().flat_map(|(_, objects)| objects);
+        self.sums.total_bytes = objects.filter_map(|object| self.verification.store.bytes_on_disk(object)).sum();
+        self.tell(VerifyStep::Progress(self.sums)).await;
         for (name, objects) in images {
             let (mut damages, before) = (Vec::new(), self.sums.unreadable);
             for object in objects {
@@ -156,6 +161,10 @@ impl Run<'_> {
 
     async fn everything(mut self) {
         self.verification.store.until_scanned().await;
+        let totals = self.verification.store.status().usage.totals;
+        let verified = ObjectKind::EVERY.iter().zip(totals).filter(|(kind, _)| **kind != ObjectKind::Tag);
+        self.sums.total_bytes = verified.map(|(_, totals)| totals.bytes).sum();
+        self.tell(VerifyStep::Progress(self.sums)).await;
         for shard in 0..SHARDS {
             let store = self.verification.store.clone();
             for found in blocking(move || store.list(shard)).await {

@@ -1,4 +1,4 @@
-//! How much of a transfer is done, for a person at a terminal.
+//! How much is done, for a person at a terminal.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -13,8 +13,41 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const CLEAR: &str = "\r\x1b[K";
 
 /// A line on standard error, if that is a terminal; it is cleared at the end.
-pub(super) struct Progress {
+pub(super) struct StatusLine {
     is_shown: bool,
+    is_written: bool,
+}
+
+impl StatusLine {
+    pub(super) fn begin() -> Self {
+        Self { is_shown: io::stderr().is_terminal(), is_written: false }
+    }
+
+    /// Shows this instead of what it shows.
+    pub(super) fn show(&mut self, text: &str) {
+        if self.is_shown {
+            self.is_written = true;
+            let _ = write!(io::stderr(), "{CLEAR}{text}");
+        }
+    }
+
+    /// Makes place for what is printed.
+    pub(super) fn clear(&mut self) {
+        if std::mem::take(&mut self.is_written) {
+            let _ = write!(io::stderr(), "{CLEAR}");
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// How far a transfer is.
+pub(super) struct Progress {
+    status: StatusLine,
     total: Option<u64>,
     done: u64,
     written: Option<Instant>,
@@ -22,7 +55,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn begin() -> Self {
-        Self { is_shown: io::stderr().is_terminal(), total: None, done: 0, written: None }
+        Self { status: StatusLine::begin(), total: None, done: 0, written: None }
     }
 
     pub(super) fn set_total(&mut self, bytes: u64) {
@@ -36,22 +69,15 @@ impl Progress {
 
     pub(super) fn add(&mut self, bytes: usize) {
         self.done = self.done.saturating_add(bytes as u64);
-        if self.is_shown && self.written.is_none_or(|written| written.elapsed() >= INTERVAL) {
+        if self.written.is_none_or(|written| written.elapsed() >= INTERVAL) {
             self.written = Some(Instant::now());
-            let _ = write!(io::stderr(), "{CLEAR}{}", line(self.done, self.total));
+            self.status.show(&line(self.done, self.total));
         }
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.written.is_some() {
-            let _ = write!(io::stderr(), "{CLEAR}");
-        }
-    }
-}
-
-fn line(done: u64, total: Option<u64>) -> String {
+/// So many bytes of all.
+pub(super) fn line(done: u64, total: Option<u64>) -> String {
     match total {
         Some(total) => {
             let percent = u128::from(done) * 100 / u128::from(total.max(1));

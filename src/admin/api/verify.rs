@@ -66,8 +66,10 @@ fn event(step: &VerifyStep) -> Event {
 }
 
 fn sums_of(sums: Sums) -> Value {
-    let Sums { objects, bytes, damaged, unreadable } = sums;
-    json!({ "objects": objects, "bytes": bytes, "damaged": damaged, "unreadable": unreadable })
+    let Sums { objects, bytes, total_bytes, damaged, unreadable } = sums;
+    json!({
+        "objects": objects, "bytes": bytes, "total_bytes": total_bytes, "damaged": damaged, "unreadable": unreadable,
+    })
 }
 
 fn damage(damage: &Damage) -> Value {

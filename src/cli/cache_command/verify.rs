@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::{
     Failure, control,
     output::{json_line, print},
+    progress::{StatusLine, line},
     running::Places,
     text::size,
 };
@@ -13,7 +14,7 @@ use crate::cli::{
 /// # Errors
 /// forebay refuses, or something is damaged or cannot be read.
 pub(super) fn verify(places: &Places, pattern: Option<&str>, is_json: bool) -> Result<(), Failure> {
-    let (mut done, mut printed) = (Value::Null, Ok(()));
+    let (mut done, mut printed, mut status) = (Value::Null, Ok(()), StatusLine::begin());
     control::post(places, "/api/v1/images/verify", Some(&json!({ "match": pattern })), |event| {
         let text = match &*event.name {
             _ if is_json => json_line(&event.data),
@@ -21,7 +22,11 @@ pub(super) fn verify(places: &Places, pattern: Option<&str>, is_json: bool) -> R
             "done" => sums(&event.data),
             _ => String::new(),
         };
-        if printed.is_ok() {
+        if !is_json && event.name == "progress" {
+            status.show(&progress(&event.data));
+        }
+        if !text.is_empty() && printed.is_ok() {
+            status.clear();
             printed = print(&text);
         }
         if event.name == "done" {
@@ -36,6 +41,18 @@ pub(super) fn verify(places: &Places, pattern: Option<&str>, is_json: bool) -> R
         (Some(damaged), _) => Err(failed(damaged, "was damaged and is removed: look after the disk")),
         (None, _) => Err(Failure::Failed(anyhow::anyhow!("forebay ended before all was verified"))),
     }
+}
+
+/// How far it is.
+fn progress(data: &Value) -> String {
+    let count = |key: &str| data[key].as_u64().unwrap_or_default();
+    let damaged = match count("damaged") {
+        0 => String::new(),
+        damaged => format!(", {damaged} damaged"),
+    };
+    // What came after the beginning is not in the sum.
+    let total = count("total_bytes").max(count("bytes"));
+    format!("{} verified{damaged}", line(count("bytes"), Some(total)))
 }
 
 fn failed(count: u64, what: &str) -> Failure {
@@ -85,6 +102,10 @@ mod tests {
         ] {
             assert_eq!(damages(&image), expected);
         }
+        let mut far = json!({ "objects": 3, "bytes": 1 << 20, "total_bytes": 4 << 20, "damaged": 0, "unreadable": 0 });
+        assert_eq!(progress(&far), " 25 %  1.0 MiB of 4.0 MiB verified");
+        (far["bytes"], far["damaged"]) = ((8 << 20).into(), 1.into());
+        assert_eq!(progress(&far), "100 %  8.0 MiB of 8.0 MiB verified, 1 damaged");
         let done = json!({ "objects": 18_402, "bytes": 76_450_000_000u64, "damaged": 1, "unreadable": 0 });
         assert_eq!(sums(&done), "18402 objects, 71.2 GiB: 1 damaged\n");
         assert_eq!(sums(&json!({ "objects": 1, "bytes": 0, "damaged": 0 })), "1 object, 0 B: 0 damaged\n");

@@ -1,10 +1,14 @@
 //! `forebay cache …` against a mirror.
 
+use std::{io::Read as _, process::Stdio};
+
 use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror, until::until};
+use tokio::task::spawn_blocking;
 
 use super::{
-    directory, run,
+    directory, forebay, run,
     running::{ask, json},
+    terminal,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,15 +65,39 @@ async fn images_are_removed_refreshed_and_verified() {
     let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--dry-run"]).await;
     assert_eq!((code, &*error), (Some(0), ""));
     assert!(text.starts_with("fake.example/team/app:1\n1 image, ") && text.ends_with(" would be removed\n"), "{text}");
-    let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
-    assert!(code == Some(0) && text.ends_with(" removed\n"), "{text}{error}");
     // It is too young.
     for arguments in [&["--older-than", "30d"][..], &["--upstream", "docker.io", "--older-than", "0s"]] {
         let (code, text, error) = ask(&mirror, &[&["cache", "rm", "--yes"], arguments].concat()).await;
         assert_eq!((code, &*text, &*error), (Some(0), "", "there are no such images to remove\n"), "{arguments:?}");
     }
     let (code, text, error) = ask(&mirror, &["cache", "rm", "--upstream", "fake.example", "--yes"]).await;
+    assert!(code == Some(0) && text.ends_with(" removed\n"), "{text}{error}");
+    let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
     assert_eq!((code, &*text, &*error), (Some(0), "", "there are no such images to remove\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_sees_how_far_a_verification_is() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    let mirror = Mirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200);
+    let (mut person, program) = terminal();
+    let directory = directory("");
+    let mut command = forebay(&directory);
+    command.args(["cache", "verify", "--control"]).arg(mirror.config().admin.socket.as_ref().unwrap());
+    // The terminal is that of standard error alone, as with `| tee`.
+    command.stderr(Stdio::from(program));
+    let output = spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
+    // What was written stays in the terminal until it is read.
+    while let Ok(len @ 1..) = person.read(&mut piece) {
+        seen.extend_from_slice(&piece[..len]);
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.contains("  0 %  0 B of ") && seen.contains(" verified") && seen.ends_with("\r\u{1b}[K"), "{seen:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().ends_with(": 0 damaged\n"));
 }
 
 /// The lines of `forebay cache ls` with these arguments, once all images are read.
