@@ -34,6 +34,13 @@ pub(super) fn text(image: &Value, now: SystemTime) -> String {
     for manifest in image["manifests"].as_array().into_iter().flatten() {
         text.push_str(&of_manifest(manifest));
     }
+    for (key, what) in
+        [("left_out", "manifests and layers are not shown"), ("more_platforms", "platforms are not shown")]
+    {
+        if let Some(count @ 1..) = image[key].as_u64() {
+            let _ = writeln!(text, "\n{count} more {what}");
+        }
+    }
     text
 }
 
@@ -70,7 +77,7 @@ mod tests {
     #[test]
     fn an_image_is_shown_with_its_parts() {
         let part = |digest: &str, here: bool, shared_with: &[&str], shares: u64| json!({ "digest": digest, "size": 4096, "here": here, "shared_with": shared_with, "shares": shares });
-        let image = json!({
+        let mut image = json!({
             "name": "docker.io/library/node:22", "digest": "sha256:1f2e", "media_type": "a/index", "size": 12288,
             "shared": 4096, "pulls": 3, "last_use": "2026-11-30T07:59:57Z", "confirmed": null, "complete": false,
             "manifests": [
@@ -104,5 +111,9 @@ PART      DIGEST    SIZE     HERE  SHARED WITH
 manifest  sha256:d  4.0 KiB  no    -
 ";
         assert_eq!(text(&image, now), expected);
+        (image["left_out"], image["more_platforms"]) = (7.into(), 0.into());
+        assert_eq!(text(&image, now), format!("{expected}\n7 more manifests and layers are not shown\n"));
+        image["more_platforms"] = 2.into();
+        assert!(text(&image, now).ends_with("\n2 more platforms are not shown\n"));
     }
 }
