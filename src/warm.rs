@@ -148,9 +148,10 @@ impl Warmer {
             }
         };
         let plan = telling(planning, &teller, look).await;
-        let problem = plan.lacks_room(&self.store.status());
+        let problem = self.problem(&plan, pin).await;
+        let why = problem.as_ref().map(|problem| problem.why.clone());
         let fill = Arc::new(Fill::new(self, plan, (pin, teller.clone())));
-        let filling = fill.clone().run(problem.clone()).boxed();
+        let filling = fill.clone().run(problem).boxed();
         let (mut rate, spent) = (Rate::default(), pulls.clone());
         let look = move |done, failed| {
             let (bytes, total) = fill.bytes();
@@ -168,7 +169,16 @@ impl Warmer {
             }
         };
         telling(filling, &teller, look).await;
-        teller.done_with(pulls.spent(), begun.elapsed(), problem).await;
+        teller.done_with(pulls.spent(), begun.elapsed(), why).await;
+    }
+
+    /// Why nothing is downloaded; `None`: everything has room, and pins have it, too, if the images are to be pinned.
+    async fn problem(&self, plan: &Plan, pin: Option<Duration>) -> Option<Failure> {
+        if let Some(why) = plan.lacks_room(&self.store.status()) {
+            return Some(Failure::no_room(&why));
+        }
+        pin?;
+        self.pins.lack_room(plan.objects()).await.map(Failure::no_room_for_pins)
     }
 
     /// Pins an image by its full name for so long from now on, unless it has a longer pin.

@@ -173,6 +173,20 @@ impl Pins {
         blocking(move || pins.pin_now(pin)).await
     }
 
+    /// Whether there may be pins.
+    ///
+    /// # Errors
+    /// They have no place.
+    pub(crate) fn check_place(&self) -> Result<(), PinError> {
+        self.0.directory.as_ref().map(drop).ok_or(PinError::NoDirectory)
+    }
+
+    /// Why objects, each with what it takes on disk, have no room beside what is pinned; `None`: they have.
+    pub(crate) async fn lack_room(&self, objects: Vec<(CompactKey, u64)>) -> Option<PinError> {
+        let pins = self.clone();
+        blocking(move || pins.lack_room_now(&objects)).await
+    }
+
     /// Removes a pin by its text.
     ///
     /// # Errors
@@ -238,6 +252,15 @@ impl Pins {
         self.put_into_force(list, &all);
         let selection = self.0.inventory.select(|name| pin.matches(name), MAX_OBJECTS);
         Ok(Pinned { pin, selection, total: self.0.store.operator_bytes(), most })
+    }
+
+    fn lack_room_now(&self, objects: &[(CompactKey, u64)]) -> Option<PinError> {
+        let all = self.select(&self.0.list.load());
+        let is_new = |object| !all.objects.contains(object) || self.0.store.bytes_on_disk(object).is_none();
+        let new = objects.iter().filter(|(object, _)| is_new(object));
+        let added = new.fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
+        let (wanted, most) = (all.bytes.saturating_add(added), self.0.store.max_operator_bytes());
+        (added > 0 && wanted > most).then_some(PinError::TooMuch { wanted, most })
     }
 
     fn unpin_now(&self, text: &str) -> Result<Pin, PinError> {

@@ -8,6 +8,8 @@ use crate::{
 
 /// The longest sentence, in bytes: an upstream may have written part of it.
 const MAX_WHY: usize = 1024;
+/// The word for images that pins have no room for.
+const NOT_PINNED: &str = "not_pinned";
 
 /// Why an image was not fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +66,16 @@ impl Failure {
     }
 
     pub(super) fn not_pinned(why: impl std::fmt::Display) -> Self {
-        Self::new("not_pinned", format!("it is in the cache, and is not pinned: {why}"))
+        Self::new(NOT_PINNED, format!("it is in the cache, and is not pinned: {why}"))
+    }
+
+    pub(super) fn no_room_for_pins(why: impl std::fmt::Display) -> Self {
+        Self::new(NOT_PINNED, format!("{why}: nothing was downloaded or pinned"))
+    }
+
+    /// Whether no image is pinned, also of those that are here.
+    pub(super) fn is_of_all(&self) -> bool {
+        self.word == NOT_PINNED
     }
 
     pub(super) fn unreadable(why: impl std::fmt::Display) -> Self {

@@ -80,23 +80,21 @@ impl Fill {
         Self { warmer, plan, images, active, ended_bytes, lost_bytes, pin, teller }
     }
 
-    /// Downloads everything, or fails the images that need a download if there is a `problem`.
-    pub(super) async fn run(self: Arc<Self>, problem: Option<String>) {
+    /// Downloads everything, or fails the images that need a download, and all if it is about all, if there is a `problem`.
+    pub(super) async fn run(self: Arc<Self>, problem: Option<Failure>) {
         for blob in self.plan.blobs.iter().filter(|blob| blob.is_here) {
             self.warmer.blobs.note_used(&blob.key);
         }
         for (number, state) in self.images.iter().enumerate() {
-            if state.left.load(Ordering::Relaxed) == 0 {
+            let is_here = state.left.load(Ordering::Relaxed) == 0;
+            if let Some(problem) = problem.as_ref().filter(|problem| !is_here || problem.is_of_all()) {
+                state.failure.lock().get_or_insert_with(|| problem.clone());
+            }
+            if is_here || problem.is_some() {
                 self.tell(number).await;
             }
         }
-        if let Some(problem) = problem {
-            for (number, state) in self.images.iter().enumerate() {
-                if state.left.load(Ordering::Relaxed) > 0 {
-                    state.failure.lock().get_or_insert_with(|| Failure::no_room(&problem));
-                    self.tell(number).await;
-                }
-            }
+        if problem.is_some() {
             return;
         }
         let all = self.plan.blobs.len();
@@ -183,7 +181,7 @@ impl Fill {
             image: image.name.clone(),
             outcome,
             digest: Some(image.digest.clone()),
-            bytes: image.bytes(),
+            bytes: planned.bytes,
             fetched_bytes,
         };
         self.teller.image(warmed).await;

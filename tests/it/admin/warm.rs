@@ -347,7 +347,7 @@ async fn the_jobs_of_the_configuration_run_by_themselves() {
 async fn what_is_fetched_is_pinned_if_pins_have_room() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "small", &[&[1; 100_000]]);
-    registry.add_image("team/app", "large", &[&[2; 740_000]]);
+    let large = registry.add_image("team/app", "large", &[&[2; 740_000]]);
     let mirror = Mirror::build(&registry).max_size(1 << 20).start().await;
     let pins = async || {
         let told = get(&mirror, "pins").await;
@@ -361,8 +361,15 @@ async fn what_is_fetched_is_pinned_if_pins_have_room() {
     // A shorter pin shortens none.
     warm(&mirror, json!({ "images": ["team/app:small"], "pin": "1h" })).await;
     assert_eq!(pins().await, first);
-    let (told, done) = warm(&mirror, json!({ "images": ["team/app:large"], "pin": "30d" })).await;
-    assert_eq!((outcome(&told, "fake.example/team/app:large").1, sums(&done)), ("not_pinned", [0, 0, 1]), "{told:?}");
+    // Both together are refused with the sum, before anything is downloaded.
+    let (told, done) = warm(&mirror, json!({ "images": ["team/app:small", "team/app:large"], "pin": "90d" })).await;
+    for image in ["fake.example/team/app:small", "fake.example/team/app:large"] {
+        assert_eq!(outcome(&told, image), ("failed", "not_pinned"), "{told:?}");
+    }
     assert!(told[0]["problem"].as_str().unwrap().contains("pins may keep 838860"), "{told:?}");
+    assert!(done["problem"].as_str().unwrap().contains("pins may keep 838860") && sums(&done) == [0, 0, 2], "{done}");
+    assert_eq!(registry.count(|request| request.is_blob_get(&large.layers[0])), 0);
     assert_eq!(pins().await, first);
+    // Without a pin it has room.
+    assert_eq!(sums(&warm(&mirror, json!({ "images": ["team/app:large"] })).await.1), [1, 0, 0]);
 }
