@@ -1,17 +1,23 @@
 //! What a run has to fetch: all blobs of all images, each once, and whether there is room for them (pure).
 //!
-//! What must hold: a blob that several images have is counted and downloaded once; the number of blobs is bounded.
+//! What must hold: a blob that several images have is counted and downloaded once; the number of blobs is bounded, and so is
+//! how often images have them.
 
 use std::collections::{HashMap, hash_map::Entry};
 
 use super::resolve::ResolvedImage;
 use crate::cache::{
     ContentKey,
-    storage::{StoreStatus, lru_index::allocated},
+    storage::{
+        StoreStatus,
+        lru_index::{CompactKey, IndexKey, allocated},
+    },
 };
 
 /// How many different blobs the images of a run may have.
 const MAX_BLOBS: usize = 200_000;
+/// The same, where a blob counts for each image that has it.
+const MAX_PARTS: usize = 2_000_000;
 
 /// What a run has to fetch.
 #[derive(Default)]
@@ -19,11 +25,16 @@ pub(super) struct Plan {
     pub images: Vec<PlannedImage>,
     pub blobs: Vec<PlannedBlob>,
     positions: HashMap<ContentKey, u32>,
+    /// The blobs of all images, with those that several have.
+    parts: usize,
 }
 
 /// An image whose blobs are known.
 pub(super) struct PlannedImage {
+    /// Without its blobs.
     pub image: ResolvedImage,
+    /// The length of its blobs.
+    pub bytes: u64,
     /// The positions of its blobs.
     pub blobs: Vec<u32>,
 }
@@ -50,15 +61,18 @@ impl Plan {
     /// The run has too many blobs with it; then it is not added.
     pub(super) fn add(
         &mut self,
-        image: ResolvedImage,
+        mut image: ResolvedImage,
         is_here: impl Fn(&ContentKey) -> bool,
     ) -> Result<(), TooManyBlobs> {
-        if self.blobs.len() + image.blobs.len() > MAX_BLOBS {
+        let parts = self.parts + image.blobs.len();
+        if self.blobs.len() + image.blobs.len() > MAX_BLOBS || parts > MAX_PARTS {
             return Err(TooManyBlobs(image.name));
         }
+        self.parts = parts;
         let number = u32::try_from(self.images.len()).unwrap_or(u32::MAX);
-        let mut blobs = Vec::with_capacity(image.blobs.len());
-        for blob in &image.blobs {
+        let (bytes, of_image) = (image.bytes(), std::mem::take(&mut image.blobs));
+        let mut blobs = Vec::with_capacity(of_image.len());
+        for blob in &of_image {
             let key = image.visibility().key(&blob.digest);
             let position = match self.positions.entry(key) {
                 Entry::Occupied(known) => *known.get(),
@@ -77,7 +91,7 @@ impl Plan {
                 blobs.push(position);
             }
         }
-        self.images.push(PlannedImage { image, blobs });
+        self.images.push(PlannedImage { image, bytes, blobs });
         Ok(())
     }
 
@@ -102,6 +116,12 @@ impl Plan {
         (needed > room).then(|| {
             format!("the images need {needed} bytes together, and {what} is {room} bytes: nothing was downloaded")
         })
+    }
+
+    /// The blobs, and what each takes on disk.
+    pub(super) fn objects(&self) -> Vec<(CompactKey, u64)> {
+        let object = |blob: &PlannedBlob| (CompactKey::from(&IndexKey::Blob(blob.key.clone())), allocated(blob.size));
+        self.blobs.iter().map(object).collect()
     }
 
     fn sum(&self, bytes: impl Fn(&PlannedBlob) -> u64) -> u64 {
@@ -138,6 +158,16 @@ mod tests {
         let of_images: Vec<&[u32]> = plan.images.iter().map(|image| &*image.blobs).collect();
         assert_eq!(of_images, [&[0, 1][..], &[2, 1], &[]]);
         assert_eq!(plan.missing_bytes(), 120);
+    }
+
+    #[test]
+    fn images_of_the_same_blobs_are_bounded_too() {
+        let image = |name| ResolvedImage::of_test(name, &[("a", 10), ("base", 100)]);
+        let mut plan = Plan { parts: MAX_PARTS - 3, ..Plan::default() };
+        plan.add(image("first"), |_| true).unwrap();
+        assert!(plan.add(image("second"), |_| true).is_err());
+        assert_eq!((plan.images.len(), plan.blobs.len(), plan.images[0].bytes), (1, 2, 110));
+        assert!(plan.images[0].image.blobs.is_empty(), "they are kept once");
     }
 
     #[test]
