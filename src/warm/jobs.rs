@@ -116,6 +116,9 @@ impl WarmJobs {
     /// The job that is due for the longest time.
     fn begin_due(&self, now: SystemTime) -> Option<Arc<Config>> {
         let mut jobs = self.0.jobs.lock();
+        for job in &mut *jobs {
+            job.next = job.next.min(job.config.schedule.latest(now));
+        }
         let job = jobs.iter_mut().filter(|job| job.next <= now).min_by_key(|job| job.next)?;
         job.next = job.config.schedule.next(Some(now), now, random());
         job.running_since = Some(now);
@@ -179,6 +182,20 @@ mod tests {
 
     fn config(image: &str, schedule: Schedule) -> Config {
         Config { images: vec![image.to_owned()], schedule, platforms: Platforms::default(), pin: None }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_delays_a_job_by_one_period() {
+        let hour = Duration::from_secs(60 * 60);
+        let jobs = WarmJobs::default();
+        jobs.set(&[config("a", Schedule::Every(hour))]);
+        let begun = jobs.begin_due(SystemTime::now() + hour).unwrap();
+        jobs.end(&begun, LastRun { began: SystemTime::now(), summary: WarmSummary::default(), failures: Vec::new() });
+        // Days ago, by the clock.
+        let earlier = SystemTime::now() - 100 * hour;
+        assert!(jobs.begin_due(earlier).is_none());
+        assert!(jobs.next().unwrap() <= earlier + 2 * hour);
+        assert!(jobs.begin_due(earlier + 2 * hour).is_some());
     }
 
     #[test]

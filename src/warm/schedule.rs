@@ -75,6 +75,15 @@ impl Schedule {
         };
         plus(due, delay(between, random))
     }
+
+    /// The latest time of the next run. After the clock was set back, a time that was planned may be much later.
+    pub(super) fn latest(self, now: SystemTime) -> SystemTime {
+        let between = match self {
+            Self::Every(period) => period,
+            Self::At(_) => Duration::from_secs(DAY),
+        };
+        plus(plus(now, between), delay(between, u32::MAX))
+    }
 }
 
 impl TimeOfDay {
@@ -124,6 +133,7 @@ mod tests {
         ] {
             let next = schedule.next(last.map(time), time(noon), random);
             assert_eq!(humantime::format_rfc3339(next).to_string(), expected, "{schedule} {last:?} {random}");
+            assert!(next <= schedule.latest(time(noon)));
         }
     }
 
