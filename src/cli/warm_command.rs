@@ -77,6 +77,7 @@ impl WarmArguments {
         };
         match done["failed"].as_u64() {
             Some(0) => Ok(()),
+            Some(1) => Err(Failure::Failed(anyhow!("1 image failed"))),
             failed => Err(Failure::Failed(anyhow!("{} images failed", failed.unwrap_or_default()))),
         }
     }

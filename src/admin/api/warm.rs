@@ -182,9 +182,12 @@ pub(super) fn attention(jobs: &[JobReport]) -> Vec<String> {
         let LastRun { summary, failures, .. } = job.last.as_ref()?;
         let (image, why) = failures.first()?;
         let schedule = &job.config.schedule;
-        let failed = summary.failed;
+        let failed = match summary.failed {
+            1 => "1 image".to_owned(),
+            failed => format!("{failed} images"),
+        };
         Some(format!(
-            "{failed} images of [[warm]] ({schedule}) could not be fetched, as {image}: {why}; `forebay warm {image}` tries \
+            "{failed} of [[warm]] ({schedule}) could not be fetched, as {image}: {why}; `forebay warm {image}` tries \
              again"
         ))
     };

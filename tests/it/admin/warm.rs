@@ -329,12 +329,12 @@ async fn the_jobs_of_the_configuration_run_by_themselves() {
     assert_eq!(failures[0]["image"], "fake.example/team/app:none");
     let sentence = told["attention"][0].as_str().unwrap();
     assert!(
-        sentence.starts_with("1 images of [[warm]] (every 1m) could not be fetched, as fake.example/"),
+        sentence.starts_with("1 image of [[warm]] (every 1m) could not be fetched, as fake.example/"),
         "{sentence}"
     );
     let page = client().get(format!("http://{}/page/now", mirror.app().admin_addr())).send().await.unwrap();
     let page = page.text().await.unwrap();
-    assert!(page.contains("<li>1 images of [[warm]]") && !page.contains("no person has to look"), "{page}");
+    assert!(page.contains("<li>1 image of [[warm]]") && !page.contains("no person has to look"), "{page}");
     assert_eq!(registry.count(|request| request.is_blob_get(&image.layers[0])), 1);
     // A reload without the jobs ends them.
     let mut config = mirror.config().clone();

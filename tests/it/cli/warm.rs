@@ -48,7 +48,7 @@ async fn the_exit_code_tells_failures_from_wrong_usage() {
     let path = path.to_str().unwrap();
 
     let (code, printed, error) = ask(&mirror, &["warm", "team/app:1", "team/app:2"]).await;
-    assert_eq!((code, &*error), (Some(1), "forebay: 1 images failed\n"), "{printed}");
+    assert_eq!((code, &*error), (Some(1), "forebay: 1 image failed\n"), "{printed}");
     assert!(printed.contains("failed   fake.example/team/app:2  "), "{printed}");
 
     fs::write(path, "services:\n  web:\n    image: node:${FOREBAY_TEST_NO_SUCH}\n").unwrap();
