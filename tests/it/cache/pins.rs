@@ -2,13 +2,17 @@
 
 use forebay_test_support::{
     blob::{self, add, content, path},
-    control::{get, post},
+    control::{ask, get, post},
     fake_registry::{FakeRegistry, Image, Server},
     manifest::manifest,
     mirror::Mirror,
     until::until,
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
 
 const MIB: usize = 1024 * 1024;
 const NAME: &str = "fake.example/team/app:kept";
@@ -134,6 +138,16 @@ async fn pins_take_four_fifths_and_the_sum_is_told() {
     assert_eq!(list["pins"].as_array().unwrap().len(), 2);
     assert_eq!((&list["pinned_and_not_kept_bytes"], &list["max_pinned_bytes"]), (&json!(0), &json!(8_388_608)));
 
+    // The rest of the cache takes what comes, and what is larger is served all the same.
+    churn(&mirror, &registry, 100..104).await;
+    let kept = images.iter().take(2).map(|(_, image)| here(&mirror, image)).collect::<Vec<_>>();
+    assert_eq!(kept, [vec![true; 4], vec![true; 3]]);
+    let (last, _) = add(&registry, MIB, 103);
+    assert!(blob::file(&mirror.cache_dir(), &last).exists());
+    let (large, content) = add(&registry, 5 * MIB, 200);
+    assert_eq!(mirror.get(&path(&large)).await.body, content);
+    assert!(!blob::file(&mirror.cache_dir(), &large).exists());
+
     // A smaller cache keeps less, and says so.
     mirror.restart_with(|config| config.cache.max_size = 5 * MIB as u64).await;
     until("the scan is over", async || get(&mirror, "status").await["cache"]["scanned"] == true).await;
@@ -205,4 +219,78 @@ async fn a_digest_that_came_by_a_tag_can_be_pinned() {
     pull(&mirror, "kept", &moved).await;
     churn(&mirror, &registry, 100..112).await;
     assert_eq!((here(&mirror, &kept), here(&mirror, &moved)), (vec![true; 2], vec![false]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_of_pins_that_are_not_read_are_few_at_a_time() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::of(&registry).await;
+    assert_eq!(post(&mirror, "images/pin", json!({ "match": "a" })).await.0, 200);
+    mirror.drain().await;
+    // So many that a connection does not hold the list.
+    let file = mirror.config().state_directory.as_ref().unwrap().join("pins");
+    let lines: String = (0..10_000).map(|number| format!("fake.example/{}/{number}:1 0\n", "a".repeat(200))).collect();
+    std::fs::write(&file, format!("forebay-pins 1 10000\n{lines}")).unwrap();
+    mirror.start().await;
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        let mut client = UnixStream::connect(mirror.config().admin.socket.as_deref().unwrap()).await.unwrap();
+        client.write_all(b"GET /api/v1/pins HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        // The answer has begun.
+        client.read_exact(&mut [0; 12]).await.unwrap();
+        unread.push(client);
+    }
+    let (status, answer) = ask(&mirror, "GET", "pins", None).await;
+    assert!(status == 429 && answer.contains("4 long answers are being made or read"), "{answer}");
+    drop(unread);
+    let answer = get(&mirror, "pins").await;
+    assert_eq!(answer["pins"].as_array().unwrap().len(), 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_upstream_deletes_is_let_go_and_comes_back() {
+    let registry = FakeRegistry::start().await;
+    let kept = image(&registry, "kept", 0..2);
+    let mut mirror = Mirror::build(&registry).max_size(8 * MIB as u64).start().await;
+    pull(&mirror, "kept", &kept).await;
+    assert_eq!(post(&mirror, "images/pin", json!({ "match": NAME })).await.0, 200);
+    mirror.restart_with(|config| config.cache.tag_ttl = std::time::Duration::ZERO).await;
+    until_pinned(&mirror, 2 * MIB).await;
+    registry.untag("team/app", "kept");
+    assert_eq!(mirror.get(&manifest("kept")).await.status, 404);
+    until("nothing is kept", async || mirror.metric("forebay_cache_pinned_bytes", &[]).await == 0.0).await;
+    churn(&mirror, &registry, 100..112).await;
+    assert_eq!(here(&mirror, &kept), [false; 2]);
+    // The pin is there still, and keeps what the tag means next.
+    assert_eq!(get(&mirror, "pins").await["pins"][0]["match"], NAME);
+    let again = image(&registry, "kept", 20..22);
+    until("the 404 is forgotten", async || mirror.get(&manifest("kept")).await.status == 200).await;
+    pull(&mirror, "kept", &again).await;
+    until_pinned(&mirror, 2 * MIB).await;
+    churn(&mirror, &registry, 200..212).await;
+    assert_eq!(here(&mirror, &again), [true; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_keeps_nothing_once_its_time_is_over() {
+    let registry = FakeRegistry::start().await;
+    let kept = image(&registry, "kept", 0..2);
+    let mut mirror = Mirror::build(&registry).max_size(8 * MIB as u64).start().await;
+    pull(&mirror, "kept", &kept).await;
+    assert_eq!(post(&mirror, "images/pin", json!({ "match": NAME, "for": "1s" })).await.0, 200);
+    let mut tags = 0..;
+    until("it is over", async || {
+        // A manifest that comes has forebay look at the pins.
+        let tag = format!("other{}", tags.next().unwrap());
+        registry.add_image("team/app", &tag, &[tag.as_bytes()]);
+        assert_eq!(mirror.get(&manifest(&tag)).await.status, 200);
+        get(&mirror, "pins").await["pins"] == json!([])
+    })
+    .await;
+    assert_eq!(mirror.metric("forebay_cache_pinned_bytes", &[]).await, 0.0);
+    assert_eq!(pinned_images(&mirror).await, [""; 0]);
+    churn(&mirror, &registry, 100..112).await;
+    assert_eq!(here(&mirror, &kept), [false; 2]);
+    mirror.restart().await;
+    assert_eq!(get(&mirror, "pins").await["pins"], json!([]));
 }
