@@ -21,7 +21,8 @@ fn image(registry: &FakeRegistry, tag: &str, layers: &[u64], len: usize) -> Imag
     registry.add_image("team/app", tag, &layers)
 }
 
-async fn pull(mirror: &Mirror, tag: &str, image: &Image) {
+/// Pulls all of an image, and waits until it is cached.
+pub(super) async fn pull(mirror: &Mirror, tag: &str, image: &Image) {
     assert_eq!(mirror.get(&manifest(tag)).await.status, 200);
     for digest in image.layers.iter().chain([&image.config]) {
         assert_eq!(mirror.get(&path(digest)).await.status, 200);
@@ -29,7 +30,8 @@ async fn pull(mirror: &Mirror, tag: &str, image: &Image) {
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
 }
 
-fn here(mirror: &Mirror, image: &Image) -> Vec<bool> {
+/// Which of the layers of an image are cached.
+pub(super) fn here(mirror: &Mirror, image: &Image) -> Vec<bool> {
     image.layers.iter().map(|digest| blob::file(&mirror.cache_dir(), digest).exists()).collect()
 }
 

@@ -14,6 +14,8 @@ use tokio::{
     net::UnixStream,
 };
 
+use super::images::{here, pull};
+
 const MIB: usize = 1024 * 1024;
 const NAME: &str = "fake.example/team/app:kept";
 
@@ -24,14 +26,6 @@ fn image(registry: &FakeRegistry, tag: &str, seeds: std::ops::Range<u64>) -> Ima
     registry.add_image("team/app", tag, &layers)
 }
 
-async fn pull(mirror: &Mirror, tag: &str, image: &Image) {
-    assert_eq!(mirror.get(&manifest(tag)).await.status, 200);
-    for digest in image.layers.iter().chain([&image.config]) {
-        assert_eq!(mirror.get(&path(digest)).await.status, 200);
-    }
-    mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
-}
-
 /// Pulls so many other blobs that all that may be evicted is evicted.
 async fn churn(mirror: &Mirror, registry: &FakeRegistry, seeds: std::ops::Range<u64>) {
     for seed in seeds {
@@ -39,10 +33,6 @@ async fn churn(mirror: &Mirror, registry: &FakeRegistry, seeds: std::ops::Range<
         assert_eq!(mirror.get(&path(&digest)).await.body, content);
         mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     }
-}
-
-fn here(mirror: &Mirror, image: &Image) -> Vec<bool> {
-    image.layers.iter().map(|digest| blob::file(&mirror.cache_dir(), digest).exists()).collect()
 }
 
 async fn until_pinned(mirror: &Mirror, bytes: usize) {
