@@ -10,7 +10,7 @@ use forebay::visible::printable;
 use super::screen;
 
 /// How far columns are apart.
-pub(super) const GAP: usize = 2;
+const GAP: usize = 2;
 /// As much of a name tells it from others, in characters: the least columns go first.
 const READABLE: usize = 30;
 /// The shortest that a name becomes, in characters.
@@ -24,11 +24,13 @@ pub(super) struct Columns {
     names: Option<&'static str>,
     /// The heads of the columns that are left out where there is no room for them, in this order.
     least: Vec<&'static str>,
+    /// The heads of the other columns that are cut in the end, and to how many characters at the least.
+    others: Vec<(&'static str, usize)>,
 }
 
 impl Columns {
     pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
-        Self { rows: vec![head.map(str::to_owned).into()], names: None, least: Vec::new() }
+        Self { rows: vec![head.map(str::to_owned).into()], names: None, least: Vec::new(), others: Vec::new() }
     }
 
     /// With names in the column of this head.
@@ -38,8 +40,14 @@ impl Columns {
     }
 
     /// With columns of these heads that a reader can do without, most easily the first.
-    pub(super) fn with_least<const N: usize>(mut self, heads: [&'static str; N]) -> Self {
-        self.least = heads.into();
+    pub(super) fn with_least(mut self, heads: impl IntoIterator<Item = &'static str>) -> Self {
+        self.least = heads.into_iter().collect();
+        self
+    }
+
+    /// With columns of these heads that may be cut to so many characters where that of names is short already.
+    pub(super) fn with_cuts<const N: usize>(mut self, heads: [(&'static str, usize); N]) -> Self {
+        self.others = heads.into();
         self
     }
 
@@ -58,13 +66,22 @@ impl Columns {
             }
             self.leave_out(head);
         }
-        if let Some(column) = self.names.and_then(|head| self.position(head)) {
-            let most = width.saturating_sub(self.width().1).max(SHORTEST);
-            for cell in self.rows.iter_mut().skip(1).filter_map(|row| row.get_mut(column)) {
-                *cell = cut(cell, most);
-            }
+        let names = self.names.map(|head| (head, SHORTEST));
+        for (head, shortest) in names.into_iter().chain(std::mem::take(&mut self.others)) {
+            self.shorten(head, shortest, width);
         }
         self
+    }
+
+    /// Cuts the cells of a column, to as much as there is room for.
+    fn shorten(&mut self, head: &str, shortest: usize, width: usize) {
+        let Some(column) = self.position(head) else { return };
+        let widths = self.widths();
+        let others = total(&widths) - widths.get(column).copied().unwrap_or_default();
+        let most = width.saturating_sub(others).max(shortest);
+        for cell in self.rows.iter_mut().skip(1).filter_map(|row| row.get_mut(column)) {
+            *cell = cut(cell, most);
+        }
     }
 
     fn leave_out(&mut self, head: &str) {
@@ -81,7 +98,7 @@ impl Columns {
     /// The widths of the column of names, and of all else.
     fn width(&self) -> (usize, usize) {
         let widths = self.widths();
-        let all = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+        let all = total(&widths);
         let names = self.names.and_then(|head| self.position(head)).and_then(|column| widths.get(column));
         names.map_or((0, all), |names| (*names, all - names))
     }
@@ -104,8 +121,13 @@ impl std::fmt::Display for Columns {
 }
 
 /// A row by itself, of a table whose other rows are not known yet: its cells have at least these widths.
-pub(super) fn row<const N: usize>(cells: [String; N], widths: &[usize]) -> String {
-    padded(&cells.map(shown), widths)
+pub(super) fn row(cells: Vec<String>, widths: &[usize]) -> String {
+    padded(&cells.into_iter().map(shown).collect::<Vec<_>>(), widths)
+}
+
+/// How wide rows are whose columns have these widths.
+pub(super) fn total(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
 }
 
 /// How many characters a line of standard output has; `None`: it is no terminal.
@@ -172,8 +194,8 @@ mod tests {
 
     #[test]
     fn a_row_by_itself_has_the_widths_that_are_given() {
-        assert_eq!(row(["a".into(), String::new(), "long".into()], &[3, 2]), "a    -   long");
-        assert_eq!(row(["a".into(), String::new()], &[3]), "a    -");
+        assert_eq!(row(vec!["a".into(), String::new(), "long".into()], &[3, 2]), "a    -   long");
+        assert_eq!(row(vec!["a".into(), String::new()], &[3]), "a    -");
     }
 
     #[test]
@@ -217,6 +239,22 @@ mod tests {
         ] {
             let fitted = table().fit(width).to_string();
             assert_eq!(fitted, expected, "{width:?}");
+        }
+    }
+
+    #[test]
+    fn other_columns_are_cut_when_names_are_short() {
+        let table = |width| {
+            let mut columns = Columns::new(["NAME", "CLIENT", "WHY"]).with_names("NAME").with_cuts([("CLIENT", 6)]);
+            columns.row(["docker.io/library/node:22".into(), "10.0.4.31 docker".into(), "dns".into()]);
+            columns.fit(Some(width)).to_string()
+        };
+        for (width, expected) in [
+            (40, "NAME               CLIENT            WHY\ndocker.i…/node:22  10.0.4.31 docker  dns\n"),
+            (33, "NAME          CLIENT          WHY\ndocke…ode:22  10.0.4… docker  dns\n"),
+            (1, "NAME          CLIENT  WHY\ndocke…ode:22  10…ker  dns\n"),
+        ] {
+            assert_eq!(table(width), expected, "{width}");
         }
     }
 

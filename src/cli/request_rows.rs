@@ -1,6 +1,7 @@
 //! Pulls and requests as rows of text (pure).
 //!
-//! A person at a terminal sees short times; a file or a program gets whole ones.
+//! A person at a terminal sees short times, and as much of each row as its width has room for; a file or a program gets all
+//! of it. The id, by which more is told, always stays.
 
 use std::time::SystemTime;
 
@@ -8,7 +9,7 @@ use forebay::visible::{printable, printable_start};
 use serde_json::Value;
 
 use super::{
-    columns::{self, Columns},
+    columns::{self, Columns, cut},
     output, text,
 };
 
@@ -23,8 +24,18 @@ const MAX_AGENT: usize = 24;
 /// The longest name of a user, in characters.
 const MAX_USER: usize = 24;
 /// The least widths of the columns behind the time of a request that is printed as it ends, but for the last.
-const WIDTHS: [usize; 8] = [22, 13, 28, 11, 7, 6, 9, 6];
-
+const WIDTHS: [usize; 9] = [22, 13, 28, 11, 7, 6, 9, 6, 10];
+/// The places of some of these columns.
+const CLIENT: usize = 1;
+const OPERATION: usize = 2;
+const IMAGE: usize = 3;
+const STATUS: usize = 6;
+const TOOK: usize = 8;
+/// The least widths of names on a narrow terminal.
+const MIN_CLIENT: usize = 9;
+const MIN_IMAGE: usize = 14;
+/// The least that is left of why something failed.
+const MIN_FAILURE: usize = 10;
 /// How rows look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {
@@ -32,13 +43,19 @@ pub(super) struct Style {
     pub has_colours: bool,
     /// The time of the day in place of the whole time, seen from this moment.
     pub short_times: Option<SystemTime>,
+    /// How many characters a row may have.
+    pub width: Option<usize>,
 }
 
 impl Style {
     /// For standard output as it is now.
     pub(super) fn of_stdout() -> Self {
         let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
-        Self { has_colours: output::has_colours(&std::io::stdout()), short_times: is_terminal.then(SystemTime::now) }
+        Self {
+            has_colours: output::has_colours(&std::io::stdout()),
+            short_times: is_terminal.then(SystemTime::now),
+            width: columns::terminal_width(),
+        }
     }
 
     /// The head of the column of times. Short ones do not say that they are in UTC.
@@ -79,7 +96,7 @@ pub(super) fn pulls_table(pulls: &[&Value], style: Style) -> String {
             word(&pull["id"]),
         ]);
     }
-    coloured(&columns, pulls, style)
+    coloured(fit(columns, pulls, ["REQUESTS", "TOOK", "SENT"], style), pulls, style)
 }
 
 /// A table of requests, a row each, and the causes of failures below it.
@@ -90,7 +107,8 @@ pub(super) fn requests_table(requests: &[&Value], style: Style) -> String {
         let cause = request["cause"].as_str()?;
         Some(format!("{}: {}\n", word(&request["id"]), printable(cause)))
     });
-    coloured(&columns, requests, style) + &causes.collect::<String>()
+    // All are of one client.
+    coloured(fit(columns, requests, ["CLIENT", "TOOK", "SENT"], style), requests, style) + &causes.collect::<String>()
 }
 
 /// A request in a few words, and the command that tells more of it.
@@ -119,8 +137,32 @@ pub(super) fn followed_line(request: &Value, style: Style) -> String {
 
 fn followed_row(cells: [String; 10], style: Style) -> String {
     let time = if style.short_times.is_some() { "08:00:00".len() } else { "2027-01-15T08:00:00.123Z".len() };
-    let widths: Vec<usize> = [time].into_iter().chain(WIDTHS).collect();
+    let widths = [time].into_iter().chain(WIDTHS);
+    let mut columns: Vec<(usize, String)> = widths.zip(cells).collect();
+    style.width.into_iter().for_each(|width| fit_followed(&mut columns, width));
+    let (widths, cells): (Vec<usize>, Vec<String>) = columns.into_iter().unzip();
     columns::row(cells, &widths)
+}
+
+/// The names give way first, then what the outcome implies. A failure stays whole, also if its line becomes too long.
+fn fit_followed(columns: &mut Vec<(usize, String)>, width: usize) {
+    let excess = |columns: &[(usize, String)]| {
+        let widths: Vec<usize> = columns.iter().map(|(width, _)| *width).collect();
+        columns::total(&widths).saturating_sub(width)
+    };
+    for (column, least) in [(IMAGE, MIN_IMAGE), (CLIENT, MIN_CLIENT)] {
+        let excess = excess(columns);
+        if let Some((width, cell)) = columns.get_mut(column) {
+            *width = width.saturating_sub(excess).max(least);
+            *cell = cut(cell, *width);
+        }
+    }
+    // The last one first, so that the places of the others stay.
+    for column in [TOOK, STATUS, OPERATION] {
+        if excess(columns) > 0 && column < columns.len() {
+            columns.remove(column);
+        }
+    }
 }
 
 fn request_head(style: Style) -> [&'static str; 10] {
@@ -142,8 +184,19 @@ fn cells(request: &Value, style: Style) -> [String; 10] {
     ]
 }
 
+/// The table for the terminal: an empty column goes first, then those that are `least`; the id always stays.
+fn fit(columns: Columns, entries: &[&Value], least: [&'static str; 3], style: Style) -> Columns {
+    let has_failure = entries.iter().any(|entry| !entry["failure"].is_null());
+    let empty = (!has_failure).then_some("FAILURE");
+    columns
+        .with_names("IMAGE")
+        .with_least(empty.into_iter().chain(least))
+        .with_cuts([("CLIENT", MIN_CLIENT), ("FAILURE", MIN_FAILURE)])
+        .fit(style.width)
+}
+
 /// The table, with its failures in red.
-fn coloured(columns: &Columns, entries: &[&Value], style: Style) -> String {
+fn coloured(columns: Columns, entries: &[&Value], style: Style) -> String {
     let is_failure =
         |entry: &&Value| entry["error"] == true || !(entry["failure"].is_null() || entry["error"] == false);
     let failures = std::iter::once(false).chain(entries.iter().map(is_failure));
@@ -201,12 +254,12 @@ mod tests {
 
     use super::*;
 
-    const PIPED: Style = Style { has_colours: false, short_times: None };
-    const RED_LINES: Style = Style { has_colours: true, short_times: None };
+    const PIPED: Style = Style { has_colours: false, short_times: None, width: None };
+    const RED_LINES: Style = Style { has_colours: true, short_times: None, width: None };
 
     fn terminal() -> Style {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_003_600);
-        Style { has_colours: false, short_times: Some(now) }
+        Style { has_colours: false, short_times: Some(now), width: None }
     }
 
     fn pull() -> Value {
@@ -268,6 +321,28 @@ UTC             CLIENT                     IMAGE                      OUTCOME  F
         assert_eq!(pulls_table(&[&of_user, &pull()], terminal()), expected);
         let request = with(pull(), &[("method", "GET".into()), ("status", 200.into()), ("error", false.into())]);
         assert!(followed_line(&request, terminal()).starts_with("08:00:00  10.0.4.31 docker/29.1   GET pull "));
+    }
+
+    #[test]
+    fn rows_fit_the_terminal_and_keep_their_ids() {
+        let digest = format!("registry.k8s.io/group/project/image@sha256:{}", "1f2e".repeat(16));
+        let long = with(pull(), &[("image", digest.into()), ("user", "a-user-with-a-name".into())]);
+        let failed = with(pull(), &[("outcome", "error".into()), ("failure", "manifest_unknown".into())]);
+        let request = with(long.clone(), &[("method", "GET".into()), ("status", 200.into()), ("error", false.into())]);
+        for width in [80, 100, 120, 140] {
+            let style = Style { width: Some(width), ..terminal() };
+            let followed = followed_head(style) + &followed_line(&request, style);
+            for text in [pulls_table(&[&long, &failed], style), requests_table(&[&request], style), followed] {
+                let widest = text.lines().map(|line| line.chars().count()).max();
+                assert!(widest <= Some(width), "{width}: {text}");
+                assert!(text.lines().skip(1).all(|line| line.ends_with("58fd6720-4")), "{text}");
+            }
+            // Why it failed is not cut before all else is.
+            assert!(pulls_table(&[&long, &failed], style).contains(" manifest_unknown "));
+            assert!(followed_line(&failed, style).contains(" manifest_unknown "));
+        }
+        let wide = Style { width: Some(500), ..terminal() };
+        assert_eq!(pulls_table(&[&long, &failed], wide), pulls_table(&[&long, &failed], terminal()));
     }
 
     #[test]

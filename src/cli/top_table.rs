@@ -10,16 +10,18 @@ use forebay::visible::printable_start;
 use serde_json::Value;
 
 use super::{
-    columns::{Columns, GAP},
+    columns::{Columns, cut},
     request_rows::{client, short},
     text,
 };
 
 /// The longest part of a word that clients or upstreams make up, in characters.
 const MAX_CELL: usize = 200;
-/// The longest and the shortest name that is shown, in characters.
+/// The longest name that is shown, in characters.
 const MAX_NAME: usize = 72;
-const MIN_NAME: usize = 16;
+/// How short the other cells that may be long become on a narrow terminal.
+const MIN_CLIENT: usize = 9;
+const MIN_STATE: usize = 12;
 
 /// What each row is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -27,14 +29,16 @@ pub(super) enum By {
     #[default]
     Image,
     Client,
+    User,
     Upstream,
 }
 
 impl By {
-    fn head(self) -> &'static str {
+    pub(super) fn head(self) -> &'static str {
         match self {
             Self::Image => "IMAGE",
             Self::Client => "CLIENT",
+            Self::User => "USER",
             Self::Upstream => "UPSTREAM",
         }
     }
@@ -58,7 +62,7 @@ struct Row {
     left_seconds: Option<u64>,
 }
 
-/// The document as a text: sums, then a table. Names are cut so that its lines have at most `width` characters, if they can.
+/// The document as a text: sums, then a table, of which cells are cut so that its lines have at most `width` characters.
 pub(super) fn table(document: &Value, by: By, width: Option<usize>) -> String {
     let entries = |key: &str| document[key].as_array().map_or(&[][..], Vec::as_slice);
     let (requests, downloads) = (entries("requests"), entries("downloads"));
@@ -67,16 +71,17 @@ pub(super) fn table(document: &Value, by: By, width: Option<usize>) -> String {
         rows.entry(key(request, by)).or_default().add_request(request);
     }
     // forebay does not know for which clients a download goes on.
-    for download in downloads.iter().filter(|_| by != By::Client) {
+    for download in downloads.iter().filter(|_| matches!(by, By::Image | By::Upstream)) {
         rows.entry(key(download, by)).or_default().add_download(download);
     }
     let mut rows: Vec<_> = rows.into_iter().collect();
     rows.sort_by_key(|(_, row)| std::cmp::Reverse((row.sent_rate, row.received_rate)));
-    let most = width.map_or(MAX_NAME, |width| room_for_names(&rows, by, width));
     let mut columns = Columns::new(head(by));
     for (name, row) in &rows {
-        columns.row(row.cells(&cut(name, most), by));
+        columns.row(row.cells(&cut(name, MAX_NAME), by));
     }
+    let cuts = [("CLIENTS", MIN_CLIENT), ("STATE", MIN_STATE)];
+    let columns = columns.with_names(by.head()).with_cuts(cuts).fit(width);
     let left_out = match document["left_out"].as_u64() {
         Some(left_out) if left_out > 0 => format!("   {left_out} not shown"),
         _ => String::new(),
@@ -95,31 +100,12 @@ fn head(by: By) -> [&'static str; 7] {
     ["OUT", "IN", by.head(), whose, "STATE", "AGE", "LEFT"]
 }
 
-/// How many characters of a name fit beside the other columns.
-fn room_for_names(rows: &[(String, Row)], by: By, width: usize) -> usize {
-    let mut widths = head(by).map(str::len);
-    for (_, row) in rows {
-        for (most, cell) in widths.iter_mut().zip(row.cells("", by)) {
-            *most = cell.chars().count().max(*most);
-        }
-    }
-    let others = widths.iter().sum::<usize>() - by.head().len() + GAP * (widths.len() - 1);
-    width.saturating_sub(others).clamp(MIN_NAME, MAX_NAME)
-}
-
-/// The end of a name says more than its begin.
-fn cut(name: &str, most: usize) -> String {
-    let len = name.chars().count();
-    match len > most {
-        true => std::iter::once('…').chain(name.chars().skip(len + 1 - most)).collect(),
-        false => name.to_owned(),
-    }
-}
-
-fn key(entry: &Value, by: By) -> String {
+/// The name of the row to which a transfer or a pull belongs.
+pub(super) fn key(entry: &Value, by: By) -> String {
     match by {
         By::Image => image(entry),
         By::Client => client(entry),
+        By::User => printable_start(entry["user"].as_str().unwrap_or("anonymous"), MAX_CELL),
         By::Upstream => printable_start(entry["upstream"].as_str().unwrap_or("none"), MAX_CELL),
     }
 }
@@ -269,6 +255,13 @@ mod tests {
                     "0 B/s 0 B/s 2001:db8::1 containerd/v2.1 1 1 waiting 0:02 1:03".to_owned(),
                 ],
             ),
+            (
+                By::User,
+                vec![
+                    "OUT IN USER CLIENTS STATE AGE LEFT".to_owned(),
+                    "5.0 KiB/s 0 B/s anonymous 2 hit, joined, 1 waiting 0:02 1:03".to_owned(),
+                ],
+            ),
             (By::Upstream, vec!["OUT IN UPSTREAM CLIENTS STATE AGE LEFT".to_owned(), of_upstream, quay("quay.io")]),
         ] {
             let told = table(&document(), by, None);
@@ -280,13 +273,14 @@ mod tests {
 
     #[test]
     fn names_are_cut_to_the_width_of_the_terminal() {
-        let widest =
-            |width| table(&document(), By::Image, width).lines().map(|line| line.chars().count()).max().unwrap();
+        let widest = |width| {
+            table(&document(), By::Image, width).lines().skip(1).map(|line| line.chars().count()).max().unwrap()
+        };
         let whole = widest(None);
         assert!(whole > 130, "{whole}");
         assert_eq!((widest(Some(whole)), widest(Some(whole - 5)), widest(Some(1000))), (whole, whole - 5, whole));
+        assert_eq!(widest(Some(80)), 80);
         let narrow = table(&document(), By::Image, Some(10));
-        assert!(narrow.contains("  …library/node:22  "), "{narrow}");
-        assert_eq!((&*cut("abc", 3), &*cut("abcd", 3)), ("abc", "…cd"));
+        assert!(narrow.contains("  docke…ode:22  "), "{narrow}");
     }
 }
