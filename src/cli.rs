@@ -36,6 +36,7 @@ mod systemd;
 mod terminal;
 mod text;
 mod top;
+mod top_since;
 mod top_table;
 mod transfer;
 mod upstream_command;

@@ -10,6 +10,7 @@ use rustix::{
     stdio::stdin,
     termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr},
 };
+use tokio::sync::mpsc;
 
 use super::{
     Failure,
@@ -39,6 +40,68 @@ pub(super) fn confirm(question: &str) -> Result<bool, Failure> {
     }
     let answer = String::from_utf8_lossy(&answer).trim().to_ascii_lowercase();
     Ok(matches!(&*answer, "y" | "yes"))
+}
+
+/// How many keys wait to be read.
+const MAX_KEYS: usize = 16;
+
+/// The keys that are typed, one by one and not shown, until this is dropped. Ctrl-C stays what it is.
+pub(super) struct Keys {
+    shown: Termios,
+    typed: mpsc::Receiver<u8>,
+}
+
+impl Keys {
+    /// # Errors
+    /// Standard input is no terminal.
+    pub(super) fn begin() -> Result<Self, Failure> {
+        let shown = tcgetattr(stdin()).map_err(unreadable)?;
+        let (sender, typed) = mpsc::channel(MAX_KEYS);
+        // It waits for a key when the program ends, and ends with it.
+        std::thread::spawn(move || {
+            while let Ok(Some(key)) = next_byte() {
+                if sender.blocking_send(key).is_err() {
+                    break;
+                }
+            }
+        });
+        let keys = Self { shown, typed };
+        keys.resume()?;
+        Ok(keys)
+    }
+
+    /// The next key; none comes any more when the terminal is closed.
+    pub(super) async fn next(&mut self) -> u8 {
+        match self.typed.recv().await {
+            Some(key) => key,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives the terminal its settings back for a while.
+    ///
+    /// # Errors
+    /// The terminal is closed.
+    pub(super) fn pause(&self) -> Result<(), Failure> {
+        tcsetattr(stdin(), OptionalActions::Drain, &self.shown).map_err(unreadable)
+    }
+
+    /// # Errors
+    /// The terminal is closed.
+    pub(super) fn resume(&self) -> Result<(), Failure> {
+        let mut hidden = self.shown.clone();
+        hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON);
+        hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
+        hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
+        tcsetattr(stdin(), OptionalActions::Drain, &hidden).map_err(unreadable)
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // A terminal that is closed needs no settings.
+        let _ = self.pause();
+    }
 }
 
 /// A terminal that does not show what is typed, until this is dropped.

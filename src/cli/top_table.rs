@@ -34,6 +34,17 @@ pub(super) enum By {
 }
 
 impl By {
+    /// What a key stands for.
+    pub(super) fn of_key(key: u8) -> Option<Self> {
+        Some(match key {
+            b'i' => Self::Image,
+            b'c' => Self::Client,
+            b's' => Self::User,
+            b'u' => Self::Upstream,
+            _ => return None,
+        })
+    }
+
     pub(super) fn head(self) -> &'static str {
         match self {
             Self::Image => "IMAGE",

@@ -1,11 +1,13 @@
 //! `forebay top` of the real program.
 
+use std::io::Write as _;
+
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,
     until::until,
 };
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
@@ -55,6 +57,72 @@ async fn without_a_terminal_a_table_or_documents_are_printed() {
         assert_eq!((code, text.lines().count()), (Some(0), 1));
         let document: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(document["downloads"][0]["clients"], 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulls_of_a_while_are_summed() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    registry.add_image("team/other", "1", &[]);
+    let mirror = Mirror::of(&registry).await;
+    for (name, status) in [("app", 200), ("other", 200), ("none", 404)] {
+        assert_eq!(mirror.get(&format!("/v2/team/{name}/manifests/1")).await.status, status);
+    }
+    let text = until("all pulls", async || {
+        let (code, text, error) = ask(&mirror, &["top", "--since", "1h"]).await;
+        assert_eq!((code, &*error), (Some(0), ""));
+        text.contains("pulls 3 ").then_some(text)
+    })
+    .await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("since ") && lines[0].contains("   pulls 3   errors 1   sent "), "{text}");
+    let words = |line: &str| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    assert!(lines.iter().any(|line| words(line) == "fake.example/team/app:1 1 0"), "{text}");
+    assert!(lines.iter().any(|line| words(line) == "fake.example/team/none:1 1 1"), "{text}");
+    let (code, text, _) = ask(&mirror, &["top", "--since", "1h", "--by", "upstream", "--json"]).await;
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (code, &document["rows"][0]["name"], &document["rows"][0]["pulls"]),
+        (Some(0), &"fake.example".into(), &3.into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_choose_what_is_shown_and_end_it() {
+    during(async |mirror| {
+        let socket = mirror.config().admin.socket.clone().unwrap();
+        spawn_blocking(move || {
+            let (mut person, program) = terminal();
+            let before = tcgetattr(&program).unwrap().local_modes;
+            let directory = tempfile::tempdir().unwrap();
+            let mut command = forebay(&directory);
+            command.args(["top", "--control"]).arg(socket);
+            let ends = [program.try_clone().unwrap(), program.try_clone().unwrap()];
+            let [input, output] = ends.map(Stdio::from);
+            let mut process = command.stdin(input).stdout(output).spawn().unwrap();
+            drop(command);
+            let mut shown = String::new();
+            let mut read_until = |person: &mut fs::File, wanted: &str| {
+                let mut bytes = [0; 4096];
+                while !shown.contains(wanted) {
+                    let count = person.read(&mut bytes).unwrap();
+                    shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
+                }
+            };
+            read_until(&mut person, "q quit");
+            for (key, head) in [("c", "  CLIENT "), ("xu", "  UPSTREAM "), ("s", "  USER ")] {
+                person.write_all(key.as_bytes()).unwrap();
+                read_until(&mut person, head);
+            }
+            person.write_all(b"q").unwrap();
+            read_until(&mut person, "\x1b[?25h\x1b[?1049l");
+            assert_eq!(process.wait().unwrap().code(), Some(0));
+            assert_eq!(tcgetattr(&program).unwrap().local_modes, before);
+        })
+        .await
+        .unwrap();
     })
     .await;
 }
