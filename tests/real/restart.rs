@@ -74,11 +74,11 @@ async fn a_kill_at_any_moment_keeps_the_pins_that_were_confirmed() {
     let mut forebay = Forebay::start(&config, &[]).await;
     let mut confirmed = BTreeSet::new();
     for (life, moment) in random(11, LIVES).into_iter().enumerate() {
-        let (socket, (told, mut pinned)) = (forebay.control_socket(), mpsc::unbounded_channel());
+        let (socket, (told, mut pinned)) = (forebay.control_socket(), mpsc::channel(1024));
         let pinning = tokio::spawn(async move {
             for number in 0.. {
                 let name = format!("docker.io/team/app:{life}-{number}");
-                if !pin(&socket, &name).await || told.send(name).is_err() {
+                if !pin(&socket, &name).await || told.send(name).await.is_err() {
                     break;
                 }
             }
