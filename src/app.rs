@@ -172,7 +172,7 @@ impl App {
             (inventory.clone(), pins.clone()),
             (tasks.clone(), end.clone()),
         );
-        let refreshes = Refreshes::new(caches.manifests.clone(), inventory.clone(), tasks.clone());
+        let refreshes = Refreshes::new(caches.manifests.clone(), inventory.clone(), pins.clone(), tasks.clone());
         let verification =
             ImageVerification::new(scrub.clone(), (store.clone(), inventory.clone()), (tasks.clone(), end.clone()));
         let api = Api::new(Sources {

@@ -43,6 +43,7 @@ pub(crate) use self::{
     fetched::{ManifestHead, ServedManifest},
     held::HeldTag,
     peek::{CachedImage, Place},
+    refresh::NotRefreshed,
     request::ManifestRequest,
 };
 use super::{

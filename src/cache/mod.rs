@@ -57,7 +57,7 @@ pub(crate) use self::{
     import::Imports,
     inventory::Inventory,
     list::{List, ListError, ListLookup, ListRequest, Lists, ServedList},
-    manifest::{CachedImage, ManifestCache, ManifestError, ManifestRequest, Place},
+    manifest::{CachedImage, ManifestCache, ManifestError, ManifestRequest, NotRefreshed, Place},
     pins::Pins,
     prefetch::Images,
     reloadable_config::{NegativeTtl, ReloadableConfig},

@@ -15,7 +15,7 @@ use super::{
     response::{ApiBody, ApiError},
 };
 use crate::{
-    cache::{Inventory, ManifestCache, Visibility, inventory::ImageName},
+    cache::{Inventory, ManifestCache, NotRefreshed, Pins, Visibility, inventory::ImageName},
     error_chain::ErrorChain,
     oci::{Digest, Reference},
     rule::{Pattern, Subject},
@@ -38,6 +38,7 @@ pub(super) struct RefreshRequest {
 pub(crate) struct Refreshes {
     manifests: ManifestCache,
     inventory: Inventory,
+    pins: Pins,
     tasks: TaskTracker,
     /// One at a time.
     turn: Arc<Semaphore>,
@@ -53,8 +54,8 @@ struct Outcome {
 }
 
 impl Refreshes {
-    pub(crate) fn new(manifests: ManifestCache, inventory: Inventory, tasks: TaskTracker) -> Self {
-        Self { manifests, inventory, tasks, turn: Arc::new(Semaphore::new(1)) }
+    pub(crate) fn new(manifests: ManifestCache, inventory: Inventory, pins: Pins, tasks: TaskTracker) -> Self {
+        Self { manifests, inventory, pins, tasks, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Refreshes one tag after the other; the rest is left if the operator leaves.
@@ -134,7 +135,10 @@ impl Refreshes {
         };
         // As a task of its own: it is not left half done when the operator leaves.
         let (manifests, upstream, repository) = (self.manifests.clone(), upstream.clone(), name.repository.clone());
-        let asked = self.tasks.spawn(async move { manifests.refresh(&upstream, &repository, &tag).await });
+        let (pins, name) = (self.pins.clone(), name.clone());
+        let asked = self
+            .tasks
+            .spawn(async move { manifests.refresh(&upstream, &repository, &tag, || pins.is_pinned(&name)).await });
         match asked.await {
             Ok(Ok(refreshed)) => Outcome {
                 result: if refreshed.before.as_ref() == Some(&refreshed.now) { "unchanged" } else { "changed" },
@@ -142,7 +146,14 @@ impl Refreshes {
                 now: Some(refreshed.now),
                 problem: None,
             },
-            Ok(Err(error)) => failed("failed", ErrorChain(&error).to_string()),
+            Ok(Err(error)) => {
+                let failure = failed("failed", ErrorChain(&error).to_string());
+                match error {
+                    NotRefreshed::Manifest(_) => failure,
+                    NotRefreshed::Gone { before } => Outcome { result: "gone", before: Some(before), ..failure },
+                    NotRefreshed::Imported | NotRefreshed::Pinned => Outcome { result: "kept", ..failure },
+                }
+            }
             Err(_) => failed("failed", "forebay is about to end".to_owned()),
         }
     }

@@ -1,7 +1,7 @@
 //! A person has forebay ask the upstream now what a tag names.
 //!
-//! What must hold: an upstream that does not answer takes nothing away that is cached; an answer counts for clients of every
-//! class, and ends what a rule has kept of the tag so far.
+//! What must hold: an upstream that does not answer takes nothing away that is cached, nor does one that has no such tag take
+//! what was imported or pinned; an answer counts for clients of every class, and ends what a rule has kept of the tag so far.
 
 use super::{ManifestCache, error::ManifestError, fetched::Fetched, request::ManifestRequest};
 use crate::{
@@ -18,9 +18,22 @@ pub(crate) struct Refreshed {
     pub now: Digest,
 }
 
+/// Why it is not known what a tag names.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotRefreshed {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("gone at the registry, removed from the cache")]
+    Gone { before: Digest },
+    #[error("the registry has no such tag; it is imported, so it stays as it is in the cache")]
+    Imported,
+    #[error("the registry has no such tag; it is pinned, so it stays as it is in the cache")]
+    Pinned,
+}
+
 impl ManifestCache {
     /// Asks the upstream what a tag names, whatever is cached, and takes the answer over. The upstream is asked with forebay's
-    /// own credentials.
+    /// own credentials. `is_pinned` says whether a pin is about the tag.
     ///
     /// # Errors
     /// The upstream's error, or that of a manifest that is wrong.
@@ -29,7 +42,8 @@ impl ManifestCache {
         upstream: &Upstream,
         repository: &Repository,
         tag: &Tag,
-    ) -> Result<Refreshed, ManifestError> {
+        is_pinned: impl FnOnce() -> bool,
+    ) -> Result<Refreshed, NotRefreshed> {
         let request = ManifestRequest {
             upstream: upstream.clone(),
             repository: repository.clone(),
@@ -45,14 +59,18 @@ impl ManifestCache {
         let query = self.query(&request, &Reference::Tag(tag.clone()), true);
         let fetched = match self.fetch(&request, &query, record).await {
             Ok(fetched) => fetched,
-            Err(error) => {
-                if let ManifestError::Upstream(error) = &error
-                    && matches!(error.kind, ErrorKind::NotFound)
-                {
-                    self.note_not_found(&request, query, error.clone()).await;
+            Err(ManifestError::Upstream(error)) if error.kind == ErrorKind::NotFound => {
+                if self.0.first_seen.is_imported(upstream.name(), repository, tag) {
+                    return Err(NotRefreshed::Imported);
                 }
-                return Err(error);
+                if is_pinned() {
+                    return Err(NotRefreshed::Pinned);
+                }
+                self.note_not_found(&request, query, error.clone()).await;
+                let error = NotRefreshed::Manifest(ManifestError::Upstream(error));
+                return Err(before.map_or(error, |before| NotRefreshed::Gone { before }));
             }
+            Err(error) => return Err(error.into()),
         };
         let record = match &fetched {
             Fetched::Unchanged(record) | Fetched::Head(record) => TagRecord::clone(record),

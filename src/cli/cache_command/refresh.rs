@@ -61,6 +61,7 @@ mod tests {
             (data("changed", Some("sha256:1")), Some("a/b:1: was sha256:1, is now sha256:2")),
             (data("changed", None), Some("a/b:1: was nothing, is now sha256:2")),
             (data("failed", None), Some("a/b:1: no")),
+            (data("gone", Some("sha256:1")), Some("a/b:1: no")),
             (json!({ "tags": 1 }), None),
         ] {
             assert_eq!(line(&data).as_deref(), expected);

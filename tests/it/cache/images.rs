@@ -5,8 +5,8 @@ use std::{fs, sync::Arc, time::Duration};
 use forebay_test_support::{
     blob::{self, Random, content, path},
     control::{ask, events, get, post},
-    fake_registry::{FakeRegistry, Fault, Image, Record, Server, When},
-    manifest::{OCI_INDEX, OCI_MANIFEST, manifest},
+    fake_registry::{FakeRegistry, Fault, Image, Server, When},
+    manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, manifest},
     mirror::Mirror,
     raw::Raw,
     until::{bounded, until},
@@ -200,18 +200,15 @@ async fn a_refresh_asks_the_upstream_whatever_is_fresh() {
         (&json!(old.manifest.as_str()), &json!(new.manifest.as_str()))
     );
     assert_eq!(digest_of().await.as_deref(), Some(new.manifest.as_str()));
-    let asked_before = registry.requests().len();
     assert_eq!(refresh().await[0].1["result"], "unchanged");
-    // A registry says that it has no image of OCI if the request does not name the type.
-    let asked = registry.requests().split_off(asked_before);
-    for media_type in [OCI_INDEX, OCI_MANIFEST] {
-        let names = |request: &Record| request.headers.get_all("accept").iter().any(|value| value == media_type);
-        assert!(asked.iter().filter(|request| request.path == manifest("1")).all(names), "{asked:?}");
-    }
 
     registry.untag("team/app", "1");
-    assert_eq!(refresh().await[0].1["result"], "failed");
+    let told = refresh().await;
+    assert_eq!((&told[0].1["result"], &told[1].1["failed"]), (&json!("gone"), &json!(1)), "{told:?}");
+    assert_eq!(told[0].1["before"], new.manifest.as_str());
+    assert_eq!(told[0].1["problem"], "gone at the registry, removed from the cache");
     assert_eq!(mirror.get(&manifest("1")).await.status, 404);
+    assert_eq!(refresh().await[0].1["result"], "failed", "nothing of it was cached");
     for (pattern, problem) in [
         ("", "must not be empty"),
         (&*format!("fake.example/team/app@{}", new.manifest), "a digest never means anything else"),
@@ -221,6 +218,51 @@ async fn a_refresh_asks_the_upstream_whatever_is_fresh() {
     }
     let (told, _) = run(&mirror, "POST", "images/refresh", Some(json!({ "match": "other.example/a:1" }))).await;
     assert_eq!(told, [("other.example/a:1".to_owned(), "refused".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_names_the_types_of_the_manifests_it_wants() {
+    let registry = FakeRegistry::start().await;
+    let one = image(&registry, "1", &[1], 100);
+    registry.fault(When::manifests(), Fault::RefuseUnnamedType);
+    let mirror = Mirror::of(&registry).await;
+    assert_eq!(mirror.get_with(&manifest("1"), &[("accept", DOCKER_MANIFEST)]).await.status, 404);
+    let index = serde_json::to_vec(&json!({
+        "schemaVersion": 2, "mediaType": OCI_INDEX,
+        "manifests": [{ "mediaType": OCI_MANIFEST, "digest": one.manifest.as_str(), "size": one.manifest_bytes.len() }],
+    }));
+    let index = registry.add_manifest("team/app", OCI_INDEX, index.unwrap());
+    registry.tag("team/app", "2", &index);
+    for (tag, digest) in [("1", &one.manifest), ("2", &index)] {
+        let request = Some(json!({ "match": name(tag) }));
+        let (told, _) = run(&mirror, "POST", "images/refresh", request).await;
+        assert_eq!(told, [(name(tag), "changed".to_owned())]);
+        let accept = [("accept", OCI_INDEX), ("accept", OCI_MANIFEST)];
+        let answer = mirror.get_with(&manifest(tag), &accept).await;
+        assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_of_what_is_gone_leaves_what_is_pinned() {
+    let registry = FakeRegistry::start().await;
+    let images = ["one", "two"].map(|tag| (tag, image(&registry, tag, &[1], 5000)));
+    let mirror =
+        Mirror::build(&registry).config(|config| config.cache.tag_ttl = Duration::from_secs(3600)).start().await;
+    for (tag, image) in &images {
+        pull(&mirror, tag, image).await;
+        registry.untag("team/app", tag);
+    }
+    assert_eq!(post(&mirror, "images/pin", json!({ "match": name("two") })).await.0, 200);
+    until_read(&mirror).await;
+    let (mut told, done) = run(&mirror, "POST", "images/refresh", Some(json!({ "match": "fake.example/*" }))).await;
+    told.sort();
+    assert_eq!(told, [(name("one"), "gone".to_owned()), (name("two"), "kept".to_owned())]);
+    assert_eq!((&done["changed"], &done["failed"]), (&json!(0), &json!(2)));
+    assert_eq!(names(&mirror).await, [name("two")]);
+    for (tag, status) in [("one", 404), ("two", 200)] {
+        assert_eq!(mirror.get(&manifest(tag)).await.status, status, "{tag}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -112,6 +112,25 @@ async fn a_second_forebay_serves_what_the_first_exported() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_leaves_an_imported_tag_that_no_registry_has() {
+    let (mirror, registry) = alone(|mirror| mirror).await;
+    let (code, _, error) = import_bytes(&mirror, &archive(&image_files(Some(NAME), &b"layer"[..])), &[]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+    registry.bring_up(Server::Api).await;
+    let (code, text, error) = mirror.command(FOREBAY, &["cache", "refresh", NAME]).await;
+    let text = String::from_utf8(text).unwrap();
+    let kept = format!("{NAME}: the registry has no such tag; it is imported, so it stays as it is in the cache\n");
+    assert_eq!((code, &*text), (Some(1), &*kept), "{error}");
+    let answer = mirror.get(&manifest("1")).await;
+    assert_eq!((answer.status, answer.header("cache-status")), (200, Some("forebay; hit")));
+    // The registry has one now.
+    let image = registry.add_image("team/app", "1", &[b"another layer"]);
+    assert_eq!(mirror.command(FOREBAY, &["cache", "refresh", NAME]).await.0, Some(0));
+    let answer = mirror.get(&manifest("1")).await;
+    assert_eq!(answer.header("docker-content-digest"), Some(image.manifest.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_imported_tag_is_held_against_eviction() {
     let (mirror, registry) = alone(|mirror| mirror.max_size(3 << 20)).await;
     let (code, _, error) = import_bytes(&mirror, &archive(&image_files(Some(NAME), vec![1; 1 << 20])), &[]).await;

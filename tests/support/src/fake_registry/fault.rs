@@ -66,6 +66,8 @@ pub enum Fault {
     RefuseRange,
     /// 206 of a part that begins so many bytes later than asked.
     ShiftRange(usize),
+    /// 404 for a manifest whose type no Accept names, as distribution does with types of OCI.
+    RefuseUnnamedType,
     /// A header of the answer is replaced, or removed if there is no value.
     Header(&'static str, Option<String>),
     /// The status of the answer is replaced.

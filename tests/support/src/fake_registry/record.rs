@@ -42,6 +42,13 @@ impl Record {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Whether an `Accept` names a media type.
+    pub(super) fn names(&self, media_type: &str) -> bool {
+        let values = self.headers.get_all("accept").iter().filter_map(|value| value.to_str().ok());
+        let mut ranges = values.flat_map(|value| value.split(','));
+        ranges.any(|range| range.split(';').next().is_some_and(|name| name.trim() == media_type))
+    }
+
     /// Whether the registry itself was asked for this blob.
     pub fn is_blob_get(&self, digest: &Digest) -> bool {
         self.server == Server::Api && self.method == Method::GET && self.path.ends_with(&format!("/blobs/{digest}"))

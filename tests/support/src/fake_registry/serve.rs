@@ -159,7 +159,9 @@ impl State {
             let plain_text = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
             return plain((404, plain_text, "404 page not found\n".to_owned()));
         }
-        match self.find(record) {
+        let has = |wanted: fn(&Fault) -> bool| faults.iter().any(wanted);
+        let refuses_unnamed = has(|fault| matches!(fault, Fault::RefuseUnnamedType));
+        match self.find(record).filter(|found| !refuses_unnamed || record.names(&found.media_type)) {
             Some(found) => content(record, found, faults),
             None => {
                 let kinds = [("/manifests/", "MANIFEST_UNKNOWN"), ("/blobs/", "BLOB_UNKNOWN")];
