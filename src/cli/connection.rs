@@ -66,6 +66,8 @@ pub(super) enum ControlError {
     NotForebay(u16),
     #[error("forebay has ended the stream of events, as it does when it stops")]
     Ended,
+    #[error("interrupted")]
+    Interrupted,
     #[error("forebay does not answer as it should")]
     Answer(#[from] anyhow::Error),
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use serde_json::Value;
-use tokio::runtime::Builder;
+use tokio::{runtime::Builder, signal::ctrl_c};
 
 pub(super) use super::connection::ControlError;
 use super::{
@@ -60,7 +60,7 @@ fn exchange(places: &Places, (method, path, document): (Method, &str, Option<&Va
 /// POSTs to a resource, with a document or without a body, that answers by events, and hands each on as it comes. Blocks.
 ///
 /// # Errors
-/// No forebay listens in any of the places, it does not answer, or the answer breaks off.
+/// No forebay listens in any of the places, it does not answer, the answer breaks off, or the person at the terminal ends it.
 pub(super) fn post(
     places: &Places,
     path: &str,
@@ -69,11 +69,14 @@ pub(super) fn post(
 ) -> Result<(), ControlError> {
     run(places, async |mut connection| {
         let request = request_of(&connection, (Method::POST, path, document))?;
-        events(&mut connection, request, |event| {
+        let events = events(&mut connection, request, |event| {
             each(event);
             ControlFlow::Continue(())
-        })
-        .await
+        });
+        tokio::select! {
+            ended = events => ended,
+            Ok(()) = ctrl_c() => Err(ControlError::Interrupted),
+        }
     })
 }
 

@@ -21,12 +21,20 @@ use self::{
     display::Display,
     names::{Names, NamesError},
 };
-use super::{Failure, control, output::remark, running::RunningArguments};
+use super::{
+    Failure,
+    control::{self, ControlError},
+    output::remark,
+    running::RunningArguments,
+};
 
 /// The longest text with names that is read, in bytes.
 const MAX_TEXT: u64 = 4 * 1024 * 1024;
 /// What stands for standard input.
 const STDIN: &str = "-";
+/// What becomes of a run whose command is interrupted.
+const INTERRUPTED: &str = "interrupted: the run ends, and with it each download that no client reads; what has come stays, \
+    and the next run goes on from there";
 
 #[derive(Debug, Args)]
 pub(super) struct WarmArguments {
@@ -60,15 +68,19 @@ impl WarmArguments {
         let mut display = Display::new(self.running.json);
         let mut written = Ok(());
         let mut done: Option<Value> = None;
-        control::post(&places, "/api/v1/warm", Some(&request), |event| {
+        let told = control::post(&places, "/api/v1/warm", Some(&request), |event| {
             if written.is_ok() {
                 written = display.show(&event);
             }
             if event.name == "done" {
                 done = Some(event.data);
             }
-        })?;
+        });
         display.end();
+        told.map_err(|error| match error {
+            ControlError::Interrupted => Failure::Failed(anyhow!(INTERRUPTED)),
+            error => error.into(),
+        })?;
         written?;
         let Some(done) = done else {
             return Err(Failure::Failed(anyhow!(

@@ -32,8 +32,8 @@ pub(crate) enum FillError {
     NotKept,
 }
 
-/// A download that goes on as long as this lives. The subscription is present until it is dropped.
-struct Filling(Option<Subscription>);
+/// A download that ends with this, unless others have joined it. The subscription is present until this is dropped.
+pub(super) struct Filling(Option<Subscription>);
 
 impl BlobCache {
     /// Whether a blob is cached.
@@ -95,13 +95,19 @@ fn says_nothing(error: &DownloadError, download: &Download, source: &Source) -> 
     }
 }
 
+impl From<Subscription> for Filling {
+    fn from(subscription: Subscription) -> Self {
+        Self(Some(subscription))
+    }
+}
+
 impl Filling {
     async fn join(downloads: &Downloads, source: &Source) -> (Self, Arc<Download>) {
         let subscription = downloads.join_ahead(source).await.into_subscription();
         // The blob is not evicted before those that clients have requested.
         subscription.want();
         let download = subscription.download().clone();
-        (Self(Some(subscription)), download)
+        (subscription.into(), download)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whole blobs that stay in the cache as long as a task needs them.
 
-use super::{BlobCache, MAX_UNRELATED_FAILURES};
+use super::{BlobCache, MAX_UNRELATED_FAILURES, fill::Filling};
 use crate::cache::{
     ContentKey, Source,
     download::{DownloadError, Need},
@@ -13,7 +13,8 @@ impl BlobCache {
         self.stored(id).await.ok().flatten()
     }
 
-    /// The same for a blob that is downloaded first if it is not here.
+    /// The same for a blob that is downloaded first if it is not here. When the wait for it is dropped, the download ends,
+    /// unless others have joined it.
     ///
     /// # Errors
     /// The upstream does not send the blob, or there is no room for it.
@@ -24,7 +25,8 @@ impl BlobCache {
                 return Ok(blob);
             }
             let subscription = self.downloads.join(source, Need::Whole).await.into_subscription();
-            let download = subscription.download();
+            let download = subscription.download().clone();
+            let _filling = Filling::from(subscription);
             match download.end().await {
                 Ok(()) => self.downloads.committed(&id).await,
                 // It says nothing about this upstream, or is removed by now.

@@ -1,8 +1,13 @@
 //! `forebay warm`: names from everywhere, what is printed, and the exit codes.
 
-use std::fs;
+use std::{fs, process::Stdio};
 
-use forebay_test_support::{fake_registry::FakeRegistry, mirror::Mirror};
+use forebay_test_support::{
+    fake_registry::{FakeRegistry, Fault, Gate, When},
+    mirror::Mirror,
+    until::soon,
+};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::running::ask;
@@ -66,5 +71,34 @@ async fn the_exit_code_tells_failures_from_wrong_usage() {
     ] {
         let (exit, _, error) = ask(&mirror, arguments).await;
         assert_eq!(exit, code, "{arguments:?}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_command_ends_its_downloads() {
+    let directory = tempfile::tempdir().unwrap();
+    let archive = directory.path().join("a.tar");
+    let kept = "interrupted: the run ends, and with it each download that no client reads; what has come stays, and the next \
+        run goes on from there";
+    for (arguments, expected) in [
+        (&["warm", "fake.example/team/app:1"][..], kept),
+        (&["cache", "export", "-o", archive.to_str().unwrap(), "fake.example/team/app:1"], "interrupted"),
+    ] {
+        let registry = FakeRegistry::start().await;
+        let image = registry.add_image("team/app", "1", &[&[7; 1 << 20]]);
+        let mirror = Mirror::of(&registry).await;
+        let gate = Gate::new();
+        registry.fault(When::blob(&image.layers[0]), Fault::HoldBody { at: 1 << 19, gate: gate.clone() });
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_forebay"));
+        command.args(arguments).arg("--control").arg(mirror.config().admin.socket.as_ref().unwrap()).kill_on_drop(true);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        mirror.until_metric("forebay_fills_in_flight", &[], 1.0).await;
+        kill_process(Pid::from_raw(command.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
+        let output = soon("the end of the command", command.wait_with_output()).await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*error), (Some(1), &*format!("forebay: {expected}\n")));
+        // The registry would send more.
+        mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
+        gate.open();
     }
 }
