@@ -185,6 +185,7 @@ impl App {
                 tls: tls.clone(),
                 metrics: metrics.clone(),
                 history: history.clone(),
+                inventory: inventory.clone(),
                 pins: pins.clone(),
                 warm_jobs: warm_jobs.clone(),
             },

@@ -17,6 +17,7 @@ mod name;
 mod names;
 mod objects;
 mod page;
+mod pinned;
 mod reader;
 mod registries;
 mod removal_plan;
@@ -47,6 +48,7 @@ pub(crate) use self::{
     details::{Details, ManifestDetails, Part},
     disk_usage::DiskUsage,
     page::{Image, Page, PageQuery, Sort},
+    pinned::IncompletePins,
     removal_plan::RemovalPlan,
     selection::Selection,
     survey::PlatformState,
@@ -54,6 +56,7 @@ pub(crate) use self::{
 use self::{
     given::GivenDigests,
     names::{NameState, Names, Unread},
+    pinned::PinnedState,
     summaries::Summaries,
 };
 use super::{
@@ -83,6 +86,7 @@ struct InventoryInner {
     names: Names,
     summaries: RwLock<Summaries>,
     given: GivenDigests,
+    pinned: Mutex<PinnedState>,
     landed: Mutex<Landed>,
     /// The registries that the upstreams are now.
     registries: ArcSwap<Vec<Registry>>,
@@ -138,6 +142,7 @@ impl Inventory {
             names: Names::default(),
             summaries: RwLock::default(),
             given: GivenDigests::default(),
+            pinned: Mutex::default(),
             landed: Mutex::default(),
             registries: ArcSwap::default(),
             state: Mutex::default(),

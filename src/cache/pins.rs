@@ -310,6 +310,7 @@ impl Pins {
         self.0.list.store(Arc::new(list));
         self.0.wanted.store(all.bytes, Ordering::Relaxed);
         self.0.store.hold_for_operator(&all.objects);
+        self.0.inventory.look_at_pinned();
     }
 
     fn write(&self, list: &PinList) -> Result<(), PinError> {

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     admin::{Readiness, State as Ready},
-    cache::{DiskStore, ObjectKind, Pins, pins::PinnedBytes, storage::StoreStatus},
+    cache::{
+        DiskStore, Inventory, ObjectKind, Pins, inventory::IncompletePins, pins::PinnedBytes, storage::StoreStatus,
+    },
     history::{History, Sums, Unconfigured, Window},
     metrics::{Label as _, Metrics},
     transport::ReloadableTls,
@@ -36,6 +38,7 @@ pub(crate) struct StatusSources {
     pub tls: Option<ReloadableTls>,
     pub metrics: Metrics,
     pub history: History,
+    pub inventory: Inventory,
     pub pins: Pins,
     pub warm_jobs: WarmJobs,
 }
@@ -48,6 +51,7 @@ struct Findings<'a> {
     certificate_until: Option<SystemTime>,
     store: &'a StoreStatus,
     pinned: PinnedBytes,
+    incomplete: IncompletePins,
     upstreams: Vec<(Arc<str>, State, Option<SystemTime>)>,
 }
 
@@ -90,6 +94,7 @@ impl StatusSources {
             certificate_until: expiry.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at))),
             store,
             pinned: self.pins.bytes(),
+            incomplete: self.inventory.incomplete_pins(),
             upstreams: upstreams.iter().map(state).collect(),
         }
     }
@@ -195,7 +200,18 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
                    lists the pins";
         sentences.push(why.to_owned());
     }
+    sentences.extend(about_incomplete(&findings.incomplete));
     sentences
+}
+
+fn about_incomplete(incomplete: &IncompletePins) -> Option<String> {
+    let IncompletePins { images, first } = incomplete;
+    let name = first.as_ref()?;
+    let what = match images {
+        1 => format!("1 pinned image is not complete: {name}"),
+        images => format!("{images} pinned images are not complete, such as {name}"),
+    };
+    Some(format!("{what}; `forebay warm {name}` fetches what is missing"))
 }
 
 fn about_disk(store: &StoreStatus) -> Option<String> {
@@ -231,7 +247,8 @@ mod tests {
         let with_pins = |failed: &[&'static str], certificate_until, store, states: &[State], not_kept| {
             let upstreams = states.iter().map(|state| ("quay.io".into(), *state, Some(now))).collect();
             let pinned = PinnedBytes { kept: 1, not_kept, most: 1 };
-            attention(&Findings { now, failed_reloads: failed.to_vec(), certificate_until, store, pinned, upstreams })
+            let (failed_reloads, incomplete) = (failed.to_vec(), IncompletePins::default());
+            attention(&Findings { now, failed_reloads, certificate_until, store, pinned, incomplete, upstreams })
         };
         let findings =
             |failed: &[&'static str], until, store, states: &[State]| with_pins(failed, until, store, states, 0);
@@ -251,5 +268,16 @@ mod tests {
         ] {
             assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
         }
+    }
+
+    #[test]
+    fn pinned_images_that_lack_something_are_named() {
+        let about =
+            |images, first: Option<&str>| about_incomplete(&IncompletePins { images, first: first.map(str::to_owned) });
+        assert_eq!(about(0, None), None);
+        let one = "1 pinned image is not complete: a/b:1; `forebay warm a/b:1` fetches what is missing";
+        assert_eq!(about(1, Some("a/b:1")).as_deref(), Some(one));
+        let some = "2 pinned images are not complete, such as a/b:1; `forebay warm a/b:1` fetches what is missing";
+        assert_eq!(about(2, Some("a/b:1")).as_deref(), Some(some));
     }
 }

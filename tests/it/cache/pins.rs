@@ -284,3 +284,29 @@ async fn a_pin_keeps_nothing_once_its_time_is_over() {
     mirror.restart().await;
     assert_eq!(get(&mirror, "pins").await["pins"], json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_image_that_loses_a_part_needs_a_person() {
+    let registry = FakeRegistry::start().await;
+    let kept = image(&registry, "kept", 0..2);
+    let mirror = Mirror::of(&registry).await;
+    let attention = async |pin: &str| {
+        // Each pin has them looked at.
+        assert_eq!(post(&mirror, "images/pin", json!({ "match": pin })).await.0, 200);
+        get(&mirror, "status").await["attention"].clone()
+    };
+    assert_eq!(mirror.get(&manifest("kept")).await.status, 200);
+    assert_eq!(attention(NAME).await, json!([]), "its layers may be on their way");
+    pull(&mirror, "kept", &kept).await;
+    assert_eq!(attention("fake.example/a/*").await, json!([]));
+
+    let file = blob::file(&mirror.cache_dir(), &kept.layers[1]);
+    std::fs::write(&file, content(MIB, 9)).unwrap();
+    let (status, told) = ask(&mirror, "POST", "images/verify", Some(json!({ "match": NAME }))).await;
+    assert!(status == 200 && !file.exists(), "{told}");
+    let expected = format!("1 pinned image is not complete: {NAME}; `forebay warm {NAME}` fetches what is missing");
+    assert_eq!(attention("fake.example/b/*").await, json!([expected]));
+    let (_, told) = ask(&mirror, "POST", "warm", Some(json!({ "images": [NAME] }))).await;
+    assert!(told.contains("\"fetched\":1"), "{told}");
+    assert_eq!(attention("fake.example/c/*").await, json!([]));
+}
