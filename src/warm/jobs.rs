@@ -1,7 +1,7 @@
 //! `[[warm]]`: runs of the configuration by their schedules, and what came of the last ones.
 //!
-//! What must hold: one job runs at a time; a reload keeps the times and results of jobs that did not change, and ends no
-//! run.
+//! What must hold: one job runs at a time; a reload keeps the times of jobs that did not change and the results of jobs that
+//! have all of their images still, and ends no run.
 
 use std::{
     collections::hash_map::RandomState,
@@ -43,6 +43,13 @@ struct Job {
     last: Option<LastRun>,
 }
 
+impl Job {
+    /// Whether a job has all images of this one: what came of them is as true as before.
+    fn is_contained_in(&self, config: &Config) -> bool {
+        self.config.images.iter().all(|image| config.images.contains(image))
+    }
+}
+
 /// The last run of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastRun {
@@ -66,15 +73,16 @@ impl WarmJobs {
     pub(crate) fn set(&self, configs: &[Config]) {
         let mut jobs = self.0.jobs.lock();
         let mut before = std::mem::take(&mut *jobs);
+        let mut take = |is_it: &dyn Fn(&Job) -> bool| Some(before.swap_remove(before.iter().position(is_it)?));
+        let unchanged: Vec<Option<Job>> = configs.iter().map(|config| take(&|job| *job.config == *config)).collect();
         let now = SystemTime::now();
-        jobs.extend(configs.iter().map(|config| match before.iter().position(|job| *job.config == *config) {
-            Some(position) => before.swap_remove(position),
-            None => Job {
+        jobs.extend(configs.iter().zip(unchanged).map(|(config, unchanged)| {
+            unchanged.unwrap_or_else(|| Job {
                 config: Arc::new(config.clone()),
                 next: config.schedule.next(None, now, random()),
                 running_since: None,
-                last: None,
-            },
+                last: take(&|job| job.is_contained_in(config)).and_then(|job| job.last),
+            })
         }));
         drop(jobs);
         self.0.changed.notify_one();
@@ -223,5 +231,29 @@ mod tests {
         // The other one was removed while it ran.
         jobs.end(&other, last);
         assert!(jobs.reports().iter().all(|report| !report.is_running));
+    }
+
+    #[test]
+    fn a_changed_job_keeps_what_came_of_its_images() {
+        let hours = |count: u64| Schedule::Every(Duration::from_secs(count * 60 * 60));
+        let jobs = WarmJobs::default();
+        jobs.set(&[config("a", hours(1))]);
+        let later = SystemTime::now() + Duration::from_secs(7 * 60);
+        let failures = vec![("docker.io/library/a:latest".to_owned(), "no such tag".to_owned())];
+        let last = LastRun { began: later, summary: WarmSummary { failed: 1, ..WarmSummary::default() }, failures };
+        jobs.end(&jobs.begin_due(later).unwrap(), last.clone());
+        let both = Config { images: vec!["b".to_owned(), "a".to_owned()], ..config("a", hours(2)) };
+        for (configs, expected) in [
+            (vec![config("a", hours(2))], vec![Some(last.clone())]),
+            // The one that did not change has its own.
+            (vec![both.clone(), config("a", hours(2))], vec![None, Some(last.clone())]),
+            (vec![config("a", hours(3))], vec![Some(last.clone())]),
+            (vec![both], vec![Some(last)]),
+            (vec![config("b", hours(2))], vec![None]),
+        ] {
+            jobs.set(&configs);
+            let found: Vec<_> = jobs.reports().into_iter().map(|report| report.last).collect();
+            assert_eq!(found, expected, "{configs:?}");
+        }
     }
 }
