@@ -114,12 +114,20 @@ impl Pull {
         })
     }
 
-    /// The outcome of the response that took most.
+    /// The outcome of the response that took most. If all blobs came out of the cache, the registry was asked for no more than
+    /// what the image is.
     pub(crate) fn outcome(&self) -> Outcome {
         if self.failed().is_some() {
             return Outcome::Error;
         }
-        let content = self.requests().filter(|request| request.has_content() && request.failure.is_none());
+        let content = || self.requests().filter(|request| request.has_content() && request.failure.is_none());
+        let has_blobs = content().any(|request| request.operation == Operation::Blob);
+        let outcome = |request: &FinishedRequest| match request.outcome {
+            Outcome::Miss | Outcome::Joined if has_blobs && request.operation == Operation::Manifest => {
+                Outcome::Revalidated
+            }
+            outcome => outcome,
+        };
         let effort = |outcome: &Outcome| match outcome {
             Outcome::Bypass => 0,
             Outcome::Hit => 1,
@@ -129,7 +137,7 @@ impl Pull {
             Outcome::Stale => 5,
             Outcome::Error => 6,
         };
-        content.map(|request| request.outcome).max_by_key(effort).unwrap_or(self.newest.outcome)
+        content().map(outcome).max_by_key(effort).unwrap_or(self.newest.outcome)
     }
 }
 
@@ -182,11 +190,17 @@ mod tests {
     #[test]
     fn the_outcome_is_that_of_the_hardest_response() {
         let blob = |outcome| FinishedRequest { outcome, ..tag().about(Operation::Blob, &digest("b")) };
+        let manifest = |outcome| FinishedRequest { outcome, ..tag() };
         let failed = || tag().failed(502, "upstream_unavailable");
         for (requests, expected) in [
             (vec![tag()], Outcome::Hit),
             (vec![blob(Outcome::Miss), tag()], Outcome::Miss),
             (vec![blob(Outcome::Joined), blob(Outcome::Miss)], Outcome::Miss),
+            // Another image had the layers already.
+            (vec![blob(Outcome::Hit), manifest(Outcome::Miss)], Outcome::Revalidated),
+            (vec![blob(Outcome::Hit), manifest(Outcome::Stale)], Outcome::Stale),
+            (vec![blob(Outcome::Joined), manifest(Outcome::Miss)], Outcome::Joined),
+            (vec![manifest(Outcome::Miss)], Outcome::Miss),
             (vec![blob(Outcome::Hit), blob(Outcome::Stale), blob(Outcome::Miss)], Outcome::Stale),
             (vec![blob(Outcome::Miss), failed()], Outcome::Error),
             // The client tried again.

@@ -25,6 +25,8 @@ pub struct Sums {
     pub hits: u64,
     /// Bytes of manifests and blobs that clients got.
     pub sent: u64,
+    /// Those of them that came out of the cache.
+    pub cached: u64,
     /// Bytes of manifests and blobs that upstreams sent.
     pub received: u64,
     /// Requests whose clients did not get what they asked for.
@@ -45,10 +47,12 @@ impl Sums {
     pub(super) fn of(request: &FinishedRequest) -> Self {
         let is_served = request.is_pull && request.status < 400;
         let is_hit = matches!(request.outcome, Outcome::Hit | Outcome::Revalidated | Outcome::Stale);
+        let sent = if request.has_content() && request.status < 400 { request.sent } else { 0 };
         Self {
             pulls: is_served.into(),
             hits: (is_served && is_hit).into(),
-            sent: if request.has_content() && request.status < 400 { request.sent } else { 0 },
+            sent,
+            cached: if is_hit { sent } else { 0 },
             received: 0,
             errors: request.is_error().into(),
         }
@@ -59,6 +63,7 @@ impl Sums {
             pulls: self.pulls.saturating_add(other.pulls),
             hits: self.hits.saturating_add(other.hits),
             sent: self.sent.saturating_add(other.sent),
+            cached: self.cached.saturating_add(other.cached),
             received: self.received.saturating_add(other.received),
             errors: self.errors.saturating_add(other.errors),
         }

@@ -185,7 +185,7 @@ fn a_sum_counts_pulls_and_their_bytes() {
     history.add(of(5).about(Operation::Push, "1"));
     history.add(of(6).about(Operation::Tags, "1"));
     received.add(70);
-    let expected = Sums { pulls: 2, hits: 1, sent: 300, received: 70, errors: 1 };
+    let expected = Sums { pulls: 2, hits: 1, sent: 300, cached: 200, received: 70, errors: 1 };
     for window in [Window::Hour, Window::Day, Window::SinceStart] {
         assert_eq!(history.sums(window), expected, "{window:?}");
     }
@@ -230,7 +230,7 @@ async fn a_day_has_what_was_counted_and_the_disk() {
     while last().disk.is_none() {
         tokio::task::yield_now().await;
     }
-    let expected = Sums { pulls: 1, hits: 1, sent: 100, received: 70, errors: 0 };
+    let expected = Sums { pulls: 1, hits: 1, sent: 100, cached: 100, received: 70, errors: 0 };
     assert_eq!(last(), Interval { sums: expected, disk: Some(7) });
     let day = history.last_day();
     assert_eq!((day.len(), day.iter().flatten().count()), (INTERVALS, 1));

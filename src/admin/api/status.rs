@@ -138,11 +138,12 @@ fn cache(store: &StoreStatus, pinned: PinnedBytes) -> Value {
 }
 
 fn sums(sums: Sums) -> Value {
-    let Sums { pulls, hits, sent, received, errors } = sums;
+    let Sums { pulls, hits, sent, cached, received, errors } = sums;
     json!({
         "pulls": pulls,
         "hits": hits,
         "sent_bytes": sent,
+        "cached_bytes": cached,
         "received_bytes": received,
         "saved_bytes": sums.saved(),
         "errors": errors,

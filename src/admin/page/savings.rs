@@ -24,7 +24,7 @@ impl Savings {
              <div class=\"scroll\" id=\"savings-table\" tabindex=\"0\" role=\"group\" aria-labelledby=\"savings-title\">\n\
              <table>\n<thead><tr><th scope=\"col\">Within</th><th scope=\"col\" class=\"number\">Pulls</th>\
              <th scope=\"col\" class=\"number\">From the cache</th><th scope=\"col\" class=\"number\">Clients got</th>\
-             <th scope=\"col\" class=\"number\">Registries sent</th><th scope=\"col\" class=\"number\">Saved</th>\
+             <th scope=\"col\" class=\"number\">Of these from the cache</th><th scope=\"col\" class=\"number\">Registries sent</th><th scope=\"col\" class=\"number\">Saved</th>\
              <th scope=\"col\" class=\"number\">Errors</th></tr></thead>\n<tbody>\n",
         );
         for (title, sums) in
@@ -62,16 +62,16 @@ impl Savings {
 }
 
 fn row(html: &mut Html, title: &str, sums: Sums) {
-    let Sums { pulls, hits, sent, received, errors } = sums;
+    let Sums { pulls, hits, sent, cached, received, errors } = sums;
     html.markup("<tr><th scope=\"row\">").text(title).markup("</th>").number(&pulls.to_string());
-    html.number(&percent(hits, pulls).unwrap_or_else(|| "-".to_owned())).number(&bytes(sent)).number(&bytes(received));
+    let part = |part, whole| percent(part, whole).unwrap_or_else(|| "-".to_owned());
+    html.number(&part(hits, pulls)).number(&bytes(sent)).number(&part(cached, sent)).number(&bytes(received));
     html.number(&saved(sums.saved())).number(&errors.to_string()).markup("</tr>\n");
 }
 
-/// Prefetched layers that no client has requested yet are less than nothing saved.
+/// Upstreams may have sent more than clients got: what was warmed or prefetched came ahead of them.
 fn saved(saved: i64) -> String {
-    let sign = if saved < 0 { "-" } else { "" };
-    format!("{sign}{}", bytes(saved.unsigned_abs()))
+    u64::try_from(saved).map_or_else(|_| "nothing yet".to_owned(), bytes)
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn savings_are_rows_and_charts() {
-        let sums = |sent, received| Sums { pulls: 3, hits: 2, sent, received, errors: 1 };
+        let sums = |sent, received| Sums { pulls: 3, hits: 2, sent, cached: sent / 4, received, errors: 1 };
         let interval = Interval { sums: sums(4096, 1024), disk: Some(7) };
         let savings = Savings {
             windows: [sums(4096, 1024), sums(0, 2048), Sums::default()],
@@ -91,9 +91,9 @@ mod tests {
         savings.write(&mut html);
         let text = String::from_utf8(html.finish().to_vec()).unwrap();
         for expected in [
-            "<td class=\"number\">66.7 %</td><td class=\"number\">4.0 KiB</td><td class=\"number\">1.0 KiB</td>\
-             <td class=\"number\">3.0 KiB</td><td class=\"number\">1</td>",
-            "<td class=\"number\">-2.0 KiB</td>",
+            "<td class=\"number\">66.7 %</td><td class=\"number\">4.0 KiB</td><td class=\"number\">25.0 %</td>\
+             <td class=\"number\">1.0 KiB</td><td class=\"number\">3.0 KiB</td><td class=\"number\">1</td>",
+            "<td class=\"number\">nothing yet</td>",
             "<td class=\"number\">0</td><td class=\"number\">-</td>",
             "Pulls from the cache: last 66 %, highest 66 %",
             "Disk: last 7 B, highest 7 B",
