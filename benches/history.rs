@@ -50,6 +50,7 @@ fn request() -> FinishedRequest {
         path_len: path.len(),
         namespace: None,
         upstream: Some(UPSTREAM.clone()),
+        unconfigured: None,
         repository: Some(REPOSITORY.clone()),
         reference: Some(REFERENCE.clone()),
         operation: Operation::Manifest,

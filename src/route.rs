@@ -360,6 +360,18 @@ fn first_component<'a>(shape: &Shape<'a>) -> Option<(&'a str, &'a str)> {
     }
 }
 
+/// What a request asks of the upstream of this name, which is not configured; `None`: what no upstream has.
+pub(crate) fn operation_at(method: &Method, uri: &Uri, upstream: &str) -> Option<Operation> {
+    let path = path::split(uri.path()).ok()?;
+    let mut shape = Shape::of(path.below()).ok()?;
+    if let Some((first, rest)) = first_component(&shape)
+        && first.eq_ignore_ascii_case(upstream)
+    {
+        shape.name = rest;
+    }
+    Operation::new(method, shape.endpoint().ok()?).ok().flatten()
+}
+
 /// The value of `ns=`, decoded; the first when there are several, none when it is empty.
 fn namespace(uri: &Uri) -> Option<Cow<'_, str>> {
     query::parameter(uri, query::NAMESPACE).filter(|name| !name.is_empty())

@@ -18,6 +18,9 @@ use crate::{
 const UNAUTHORIZED: u16 = 401;
 const NOT_FOUND: u16 = 404;
 
+/// The failures of requests that are no part of a pull: browsers and scanners ask for what no registry has, by any host.
+const OF_STRANGERS: [&str; 3] = ["no_such_path", "foreign_host", "invalid_host"];
+
 /// The longest part of a path that is kept, in bytes: a repository, and a manifest by its sha512 digest.
 const MAX_PATH: usize = 512;
 /// The longest part of a cause, in bytes: an error with its whole chain.
@@ -48,6 +51,8 @@ pub struct FinishedRequest {
     /// The value of `ns=`.
     pub namespace: Option<String>,
     pub upstream: Option<Arc<str>>,
+    /// The upstream that it names and that is not configured.
+    pub unconfigured: Option<Box<str>>,
     pub repository: Option<Repository>,
     /// The tag or digest in its path.
     pub reference: Option<Reference>,
@@ -98,19 +103,21 @@ impl FinishedRequest {
 
     /// What the request is about, as patterns match it; `None`: no repository.
     pub(crate) fn subject(&self) -> Option<Subject> {
-        let (upstream, repository) = (self.upstream.as_deref()?, self.repository.as_ref()?);
+        let upstream = self.upstream.as_deref().or(self.unconfigured.as_deref())?;
+        let repository = self.repository.as_ref()?;
         Some(match &self.reference {
             Some(reference) => Subject::reference(upstream, repository, reference),
             None => Subject::repository(upstream, repository),
         })
     }
 
-    /// Whether the client did not get what it asked for. No error: the challenge to a client without credentials, and 404
-    /// for what clients only look for, which are HEADs, signatures and referrers.
+    /// Whether the client did not get what it asked for. No error: the challenge to a client without credentials, 404 for
+    /// what clients only look for, which are HEADs, signatures and referrers, and what no client of a registry asks for.
     pub(crate) fn is_error(&self) -> bool {
         let is_challenge = self.status == UNAUTHORIZED && !self.has_credentials;
         let is_nothing_found = self.status == NOT_FOUND && self.is_look_up();
-        self.failure.is_some() && !is_challenge && !is_nothing_found
+        let is_of_stranger = self.failure.is_some_and(|failure| OF_STRANGERS.contains(&failure));
+        self.failure.is_some() && !is_challenge && !is_nothing_found && !is_of_stranger
     }
 
     fn is_look_up(&self) -> bool {
@@ -147,6 +154,11 @@ impl FinishedRequest {
         {
             *user = start_of(user, MAX_NAME).into();
         }
+        if let Some(name) = &mut self.unconfigured
+            && name.len() > MAX_NAME
+        {
+            *name = start_of(name, MAX_NAME).into();
+        }
     }
 
     /// How much memory it takes, in bytes, with texts that others may keep as well.
@@ -158,6 +170,7 @@ impl FinishedRequest {
             + self.peer.len()
             + self.repository.as_ref().map_or(0, |repository| repository.as_str().len())
             + self.reference.as_ref().map_or(0, |reference| reference.as_str().len())
+            + self.unconfigured.as_ref().map_or(0, |name| name.len())
             + shared(&self.user)
             + own(&self.namespace)
             + own(&self.cause)
@@ -186,6 +199,7 @@ impl FinishedRequest {
             path_len: path.len(),
             namespace: None,
             upstream: Some("docker.io".into()),
+            unconfigured: None,
             repository: Some("library/app".parse().unwrap()),
             reference: Some("1".parse().unwrap()),
             operation: Operation::Manifest,
@@ -247,6 +261,9 @@ mod tests {
             (FinishedRequest { has_credentials: true, ..request(Method::GET, 401, Some("unauthenticated")) }, true),
             (request(Method::GET, 200, Some("client_left")), true),
             (request(Method::GET, 499, Some("client_left")), true),
+            (request(Method::GET, 404, Some("no_such_path")), false),
+            (request(Method::GET, 421, Some("foreign_host")), false),
+            (request(Method::GET, 404, Some("unconfigured_upstream")), true),
         ] {
             assert_eq!(request.is_error(), expected, "{request:?}");
         }
@@ -261,6 +278,7 @@ mod tests {
             method: Method::from_bytes(&[b'X'; 20_000]).unwrap(),
             namespace: Some(long.clone()),
             user: Some(long.as_str().into()),
+            unconfigured: Some(long.as_str().into()),
             cause: Some(long),
             ..FinishedRequest::of_test(1, Instant::now())
         };

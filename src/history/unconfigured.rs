@@ -1,11 +1,12 @@
 //! The upstreams that clients asked for lately and that are not configured.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use super::FinishedRequest;
-
-/// The failure of a request for an upstream that is not configured.
-pub(crate) const UNCONFIGURED: &str = "unconfigured_upstream";
 
 /// An upstream that is not configured, as clients name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,21 +22,28 @@ pub(crate) struct Unconfigured {
 /// Those that these requests name, the newest first: the most requested one first. A name whose latest request was for an
 /// upstream is configured by now.
 pub(super) fn of<'a>(requests: impl Iterator<Item = &'a FinishedRequest>) -> Vec<Unconfigured> {
-    let mut names: HashMap<String, Option<Unconfigured>> = HashMap::new();
+    let mut names: HashMap<String, Unconfigured> = HashMap::new();
+    // As they came, and in lower case.
+    let (mut configured, mut in_lower_case) = (HashSet::new(), HashSet::new());
     for request in requests {
-        let Some(name) = request.namespace.as_deref() else { continue };
-        let is_unconfigured = request.failure == Some(UNCONFIGURED);
-        let first = || {
-            let (name, last, peer) = (name.to_ascii_lowercase(), request.ended_at, request.peer.clone());
-            is_unconfigured.then_some(Unconfigured { name, requests: 0, last, peer })
+        let Some(name) = request.unconfigured.as_deref() else {
+            let named = request.upstream.as_deref().map(|upstream| [Some(upstream), request.namespace.as_deref()]);
+            for name in named.into_iter().flatten().flatten() {
+                if configured.insert(name) {
+                    in_lower_case.insert(name.to_ascii_lowercase());
+                }
+            }
+            continue;
         };
-        if let Some(found) = names.entry(name.to_ascii_lowercase()).or_insert_with(first)
-            && is_unconfigured
-        {
+        let name = name.to_ascii_lowercase();
+        if let Some(found) = names.get_mut(&name) {
             found.requests += 1;
+        } else if !in_lower_case.contains(&name) {
+            let (last, peer) = (request.ended_at, request.peer.clone());
+            names.insert(name.clone(), Unconfigured { name, requests: 1, last, peer });
         }
     }
-    let mut names: Vec<Unconfigured> = names.into_values().flatten().collect();
+    let mut names: Vec<Unconfigured> = names.into_values().collect();
     names.sort_unstable_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
     names
 }
@@ -48,20 +56,26 @@ mod tests {
 
     #[test]
     fn names_are_counted_until_they_are_configured() {
-        let request = |name: Option<&str>, failure| FinishedRequest {
-            namespace: name.map(str::to_owned),
-            failure,
-            ..FinishedRequest::of_test(1, Instant::now())
+        let of_test = || FinishedRequest::of_test(1, Instant::now());
+        let served = |upstream: &str, namespace: Option<&str>| FinishedRequest {
+            upstream: Some(upstream.into()),
+            namespace: namespace.map(str::to_owned),
+            ..of_test()
         };
+        let unknown = |name: &str| FinishedRequest { upstream: None, unconfigured: Some(name.into()), ..of_test() };
         let requests = [
-            request(Some("quay.io"), None),
-            request(Some("nvcr.io"), Some(UNCONFIGURED)),
-            request(None, Some("manifest_unknown")),
-            request(Some("ghcr.io"), Some("manifest_unknown")),
-            request(Some("NVCR.io"), Some(UNCONFIGURED)),
-            request(Some("quay.io"), Some(UNCONFIGURED)),
-            request(Some("b.example"), Some(UNCONFIGURED)),
-            request(Some("a.example"), Some(UNCONFIGURED)),
+            served("quay.io", None),
+            unknown("nvcr.io"),
+            served("docker.io", Some("Hub.example")),
+            served("ghcr.io", None).failed(404, "manifest_unknown"),
+            unknown("NVCR.io"),
+            unknown("quay.io"),
+            unknown("hub.example"),
+            unknown("b.example"),
+            unknown("a.example"),
+            // It was configured before.
+            served("a.example", None),
+            FinishedRequest { upstream: None, ..of_test().failed(400, "invalid_name") },
         ];
         let found = of(requests.iter()).into_iter().map(|one| (one.name, one.requests)).collect::<Vec<_>>();
         let expected = [("nvcr.io", 2), ("a.example", 1), ("b.example", 1)];

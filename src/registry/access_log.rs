@@ -64,6 +64,8 @@ pub(crate) struct AccessRecord {
     pub namespace: Option<String>,
     /// `None` until the request is routed.
     pub upstream: Option<Arc<str>>,
+    /// The upstream that the request names and that is not configured.
+    pub unconfigured: Option<Box<str>>,
     /// The upstream authorizes each client: the request is not for everybody's eyes.
     pub is_of_client: bool,
     pub repository: Option<Repository>,
@@ -129,6 +131,7 @@ impl AccessRecord {
             path_len: path.len(),
             namespace: None,
             upstream: None,
+            unconfigured: None,
             is_of_client: false,
             repository: None,
             reference: None,
@@ -266,6 +269,7 @@ impl AccessRecord {
             path_len: self.path_len,
             namespace: self.namespace.take(),
             upstream: self.upstream.take(),
+            unconfigured: self.unconfigured.take(),
             repository: self.repository.take(),
             reference: self.reference.take(),
             operation: self.operation,

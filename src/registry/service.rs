@@ -30,9 +30,9 @@ use crate::{
     error::{Asked, Cached, Error, ErrorKind},
     history::{History, Readers},
     metrics::{Label, Metrics},
-    oci::{self, query},
+    oci::{self, host::looks_like_host, query},
     push::{Caches, Seal},
-    route::{AllowedHosts, Destination, Operation, RouteError, Routes, request_host},
+    route::{AllowedHosts, Destination, Operation, RouteError, Routes, operation_at, request_host},
     setup::Offer,
     transport::{Connection, Handle, Recipient, Refusal, ReloadableTls, h2, request_body},
     upstream::{PrincipalKey, Upstream},
@@ -206,6 +206,7 @@ impl Service {
                     Box::pin(self.log_in(exchange, upstream)).instrument(span).await?;
                 }
                 if let RouteError::UnknownUpstream(name) = &error {
+                    note_unconfigured(exchange, name);
                     self.refusals.unconfigured(exchange.connection.peer, name);
                 }
                 Err(route_error(exchange, error))
@@ -367,6 +368,21 @@ impl Routed {
 /// The recipient of the response: an HTTP/2 stream, or the connection.
 pub(super) fn recipient(connection: &Connection) -> Recipient {
     h2::recipient().unwrap_or_else(|| connection.recipient.clone())
+}
+
+/// Notes what a client wants of an upstream that is not configured: an operator may want to add it.
+fn note_unconfigured(exchange: &mut Exchange<'_>, name: &str) {
+    let head = exchange.head;
+    // Without a default upstream, the first component of a repository may be no name of a registry.
+    if looks_like_host(name) || query::parameter(&head.uri, query::NAMESPACE).is_some() {
+        let record = &mut exchange.record;
+        record.unconfigured = Some(name.into());
+        if let Some(operation) = operation_at(&head.method, &head.uri, name) {
+            record.operation = operation.label();
+            record.repository = operation.repository().cloned();
+            record.reference = operation.reference();
+        }
+    }
 }
 
 /// For a client that reads, an invalid tag is an unknown manifest; for a client that writes, the error says what is

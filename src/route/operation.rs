@@ -147,7 +147,7 @@ impl Operation {
         }
     }
 
-    fn reference(&self) -> Option<Reference> {
+    pub(crate) fn reference(&self) -> Option<Reference> {
         match self {
             Self::Manifest { reference, .. }
             | Self::Write { write: Write::PutManifest(reference) | Write::DeleteManifest(reference), .. } => {

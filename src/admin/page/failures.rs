@@ -14,12 +14,14 @@ pub(super) struct Failures {
     groups: Vec<Group>,
     /// How many requests are in groups that are not shown.
     others: usize,
+    /// How many requests the reader may not see.
+    pub hidden: usize,
 }
 
 /// Requests that failed for the same cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {
-    /// `None`: the requests found no upstream.
+    /// That the requests name, configured or not; `None`: they name none.
     upstream: Option<Arc<str>>,
     cause: &'static str,
     requests: usize,
@@ -35,11 +37,13 @@ pub(super) fn group<'a>(requests: impl Iterator<Item = &'a FinishedRequest>) -> 
     let mut groups: Vec<Group> = Vec::new();
     for request in requests {
         let Some(cause) = request.upstream_cause.or(request.failure) else { continue };
-        let place = *places.entry((request.upstream.clone(), cause)).or_insert(groups.len());
+        let unconfigured = || request.unconfigured.as_deref().map(Arc::from);
+        let upstream: Option<Arc<str>> = request.upstream.clone().or_else(unconfigured);
+        let place = *places.entry((upstream.clone(), cause)).or_insert(groups.len());
         match groups.get_mut(place) {
             Some(group) => group.requests += 1,
             None => groups.push(Group {
-                upstream: request.upstream.clone(),
+                upstream,
                 cause,
                 requests: 1,
                 at: request.ended_at,
@@ -51,7 +55,7 @@ pub(super) fn group<'a>(requests: impl Iterator<Item = &'a FinishedRequest>) -> 
     groups.sort_by_key(|group| std::cmp::Reverse(group.requests));
     let others = groups.iter().skip(MAX_GROUPS).map(|group| group.requests).sum();
     groups.truncate(MAX_GROUPS);
-    Failures { groups, others }
+    Failures { groups, others, hidden: 0 }
 }
 
 impl Failures {
@@ -60,10 +64,23 @@ impl Failures {
             "<section id=\"failures\" aria-labelledby=\"failures-title\">\n\
              <h2 id=\"failures-title\">What failed in the last hour, and why?</h2>\n",
         );
-        if self.groups.is_empty() {
+        if self.groups.is_empty() && self.hidden == 0 {
             html.markup("<p>Nothing: clients got what they asked for.</p>\n</section>\n");
             return;
         }
+        if !self.groups.is_empty() {
+            self.table(html, now);
+        }
+        if self.hidden > 0 {
+            html.markup("<p>").text(&self.hidden.to_string()).markup(
+                " more may be of registries that authorize each client; without <code>admin.token_file</code> and its token \
+                 they are not shown.</p>\n",
+            );
+        }
+        html.markup("</section>\n");
+    }
+
+    fn table(&self, html: &mut Html, now: SystemTime) {
         html.markup(
             "<div class=\"scroll\" id=\"failures-table\" tabindex=\"0\" role=\"group\" aria-labelledby=\"failures-title\">\n\
              <table>\n<thead><tr><th scope=\"col\">Cause</th><th scope=\"col\">Registry</th>\
@@ -82,7 +99,6 @@ impl Failures {
         if self.others > 0 {
             html.markup("<p>").text(&self.others.to_string()).markup(" more requests failed for other causes.</p>\n");
         }
-        html.markup("</section>\n");
     }
 }
 
@@ -120,6 +136,11 @@ mod tests {
             failed(3, "docker.io", None, "manifest_unknown"),
             failed(2, "docker.io", Some("dns"), "upstream_resting"),
             failed(1, "docker.io", Some("dns"), "upstream_unavailable"),
+            FinishedRequest {
+                upstream: None,
+                unconfigured: Some("nvcr.io".into()),
+                ..failed(0, "", None, "unconfigured_upstream")
+            },
         ];
         let failures = group(requests.iter());
         let found = failures.groups.iter().map(|it| (it.upstream.as_deref(), it.cause, it.requests, it.id.number));
@@ -128,7 +149,8 @@ mod tests {
             [
                 (Some("docker.io"), "dns", 3, 4),
                 (Some("docker.io"), "manifest_unknown", 2, 5),
-                (Some("quay.io"), "dns", 1, 6)
+                (Some("quay.io"), "dns", 1, 6),
+                (Some("nvcr.io"), "unconfigured_upstream", 1, 0),
             ]
         );
         let mut html = Html::default();
@@ -145,5 +167,13 @@ mod tests {
         let failures = group(requests.iter());
         assert_eq!((failures.groups.len(), failures.others), (MAX_GROUPS, 3));
         assert!(group(std::iter::empty()).groups.is_empty());
+        let text = |failures: Failures| {
+            let mut html = Html::default();
+            failures.write(&mut html, SystemTime::UNIX_EPOCH);
+            String::from_utf8(html.finish().to_vec()).unwrap()
+        };
+        assert!(text(Failures::default()).contains("Nothing: clients got what they asked for."));
+        let hidden = text(Failures { hidden: 3, ..Failures::default() });
+        assert!(hidden.contains("<p>3 more may be of registries") && !hidden.contains("Nothing"), "{hidden}");
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     admin::api::{Sources, access::Sight, status::MAX_UNCONFIGURED, transfers::Measured},
-    history::{Filter, History, MAX_REQUESTS, Pull, Readers, Unconfigured, Window},
+    history::{Filter, FinishedRequest, History, MAX_REQUESTS, Pull, Readers, Unconfigured, Window},
     html::Html,
 };
 
@@ -62,11 +62,15 @@ async fn of_history(readers: &Readers, history: &History, sight: Sight, mut meas
         let transfers = Transfers::of(&measured.document(history));
         let filter = Filter { of_clients: sight.of_clients, ..Filter::default() };
         let pulls = history.pulls(&filter, None, PULLS).items;
-        let errors = history.requests(&Filter { errors: true, ..filter }, None, MAX_REQUESTS).items;
+        // The sums count all of them.
+        let errors = history.requests(&Filter { errors: true, of_clients: true, ..filter }, None, MAX_REQUESTS).items;
         let now = Instant::now();
         let is_recent = |ended: Instant| now.saturating_duration_since(ended) < FAILURE_WINDOW;
-        let recent = errors.iter().filter(|request| is_recent(request.ended()));
-        let failures = failures::group(recent.map(|request| &**request));
+        let recent = errors.iter().map(|request| &**request).filter(|request| is_recent(request.ended()));
+        let (shown, hidden): (Vec<&FinishedRequest>, Vec<_>) =
+            recent.partition(|request| sight.of_clients || !request.is_of_client);
+        let mut failures = failures::group(shown.into_iter());
+        failures.hidden = hidden.len();
         let mut unconfigured = history.unconfigured(sight.of_clients);
         unconfigured.truncate(MAX_UNCONFIGURED);
         OfHistory { transfers, pulls, failures, unconfigured }
