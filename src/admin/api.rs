@@ -310,7 +310,7 @@ impl Api {
             Resource::Images => images::page(inventory, images::query(query, sight, is_upstream)?, turn.await?).await,
             Resource::Image(name) => {
                 let part = images::part(query)?;
-                images::details(inventory, (name, part), sight, is_upstream, turn.await?).await
+                images::details((inventory, pins), (name, part), sight, is_upstream, turn.await?).await
             }
             Resource::Pins => {
                 no_parameters()?;

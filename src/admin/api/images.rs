@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     cache::{
-        Inventory, Visibility,
+        Inventory, Pins, Visibility,
         inventory::{Details, Image, ImageName, ManifestDetails, Page, PageQuery, Part, PlatformState, Sort},
     },
     oci::{Digest, Platform},
@@ -77,7 +77,7 @@ pub(super) fn part(query: Option<&str>) -> Result<Option<Visibility>, ParameterE
 
 /// One image, by the name in the path.
 pub(super) async fn details(
-    inventory: &Inventory,
+    (inventory, pins): (&Inventory, &Pins),
     (name, part): (&str, Option<Visibility>),
     sight: Sight,
     is_upstream: impl Fn(&str) -> bool,
@@ -95,7 +95,8 @@ pub(super) async fn details(
         let is_wanted = may_see && part.is_none_or(|part| part == visibility);
         let Some(name) = ImageName::parse(visibility, &full).ok().filter(|_| is_wanted) else { continue };
         if let Some(details) = inventory.details(name).await {
-            return turn.document(move || serde_json::to_string(&image_details(&details))).await;
+            let pins = pins.pins_of(&details.image.name);
+            return turn.document(move || serde_json::to_string(&image_details(&details, &pins))).await;
         }
     }
     Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no image {start} in the cache")))
@@ -146,11 +147,12 @@ fn platform(state: &PlatformState) -> Value {
     json!({ "platform": platform.as_ref().map(Platform::as_str), "here": is_here, "complete": is_complete })
 }
 
-fn image_details(details: &Details) -> Value {
+fn image_details(details: &Details, pins: &[String]) -> Value {
     let mut value = image(&details.image);
     if let Some(fields) = value.as_object_mut() {
         let media_type = details.media_type.as_ref().map(|kind| kind.as_str().to_owned());
         fields.insert("media_type".to_owned(), media_type.into());
+        fields.insert("pins".to_owned(), pins.into());
         fields.insert("manifests".to_owned(), details.manifests.iter().map(manifest).collect::<Vec<_>>().into());
         fields.insert("left_out".to_owned(), details.left_out.into());
     }

@@ -57,6 +57,9 @@ async fn a_pinned_image_outlives_full_disks_and_restarts() {
     assert_eq!((status, &answer["match"], &answer["until"]), (200, &NAME.into(), &Value::Null), "{answer}");
     until_pinned(&mirror, 3 * MIB).await;
     assert_eq!(pinned_images(&mirror).await, [NAME]);
+    for (tag, pins) in [("kept", json!([NAME])), ("other", json!([]))] {
+        assert_eq!(get(&mirror, &format!("images/fake.example/team/app:{tag}")).await["pins"], pins);
+    }
 
     churn(&mirror, &registry, 100..112).await;
     assert_eq!((here(&mirror, &kept), here(&mirror, &other)), (vec![true; 3], vec![false]));
