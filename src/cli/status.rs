@@ -120,14 +120,19 @@ fn warm(job: &Value, now: SystemTime) -> String {
 
 /// What clients got, a row for each window of time.
 fn sums(sums: &Value) -> Columns {
-    let mut columns = Columns::new(["SINCE", "PULLS", "HITS", "TO CLIENTS", "FROM UPSTREAMS", "SAVED", "ERRORS"]);
+    let head = ["SINCE", "PULLS", "HITS", "TO CLIENTS", "CACHED", "FROM UPSTREAMS", "SAVED", "ERRORS"];
+    let mut columns = Columns::new(head).with_least(["FROM UPSTREAMS"]);
     for (name, window) in [("1 h", "hour"), ("1 d", "day"), ("start", "since_start")] {
         let sums = &sums[window];
         let count = |key: &str| sums[key].as_u64();
         // Of a window that is longer than forebay has run, nothing is known.
         let Some(pulls) = count("pulls") else { continue };
-        let percent = |hits: u64| u128::from(hits) * 100 / u128::from(pulls);
-        let hits = count("hits").filter(|_| pulls > 0).map(|hits| format!("{} %", percent(hits)));
+        let percent = |part: &str, whole: u64| {
+            let part = count(part).filter(|_| whole > 0)?;
+            Some(format!("{} %", u128::from(part) * 100 / u128::from(whole)))
+        };
+        let hits = percent("hits", pulls);
+        let cached = percent("cached_bytes", count("sent_bytes").unwrap_or_default());
         let [sent, received] = ["sent_bytes", "received_bytes"].map(|key| text::size(&sums[key]));
         // Upstreams may have sent more than clients got.
         let saved = count("saved_bytes").map_or_else(|| "nothing yet".to_owned(), text::bytes);
@@ -136,6 +141,7 @@ fn sums(sums: &Value) -> Columns {
             pulls.to_string(),
             hits.unwrap_or_default(),
             sent,
+            cached.unwrap_or_default(),
             received,
             saved,
             count("errors").unwrap_or_default().to_string(),
@@ -146,12 +152,16 @@ fn sums(sums: &Value) -> Columns {
 
 /// What clients asked for lately and is not configured; `None`: nothing.
 fn unconfigured(names: &Value) -> Option<String> {
-    let names = names.as_array()?.iter().map(|entry| {
-        let word = |key: &str| printable(entry[key].as_str().unwrap_or_default());
-        format!("{} ({}×, from {})", word("name"), entry["requests"], word("peer"))
+    let names = names.as_array()?;
+    let word = |entry: &Value, key: &str| printable(entry[key].as_str().unwrap_or_default());
+    let told = names.iter().map(|entry| {
+        let peer = word(entry, "peer");
+        let address = peer.rsplit_once(':').map_or(&*peer, |(address, _)| address);
+        format!("{} ({}×, from {address})", word(entry, "name"), entry["requests"])
     });
-    let names: Vec<String> = names.collect();
-    (!names.is_empty()).then(|| format!("asked for and not configured: {}", names.join(", ")))
+    let told: Vec<String> = told.collect();
+    let first = word(names.first()?, "name");
+    Some(format!("asked for and not configured: {}; to serve it: [[upstream]] name = {first:?}", told.join(", ")))
 }
 
 /// The upstreams, a row each.
@@ -208,8 +218,8 @@ mod tests {
                 "kinds": {"blob": {"objects": 18402}, "manifest": {"objects": 40}, "tag": {"objects": 12}},
             },
             "sums": {"day": {
-                "pulls": 9204, "hits": 8999, "sent_bytes": 5_368_709_120_u64, "received_bytes": 1_073_741_824,
-                "saved_bytes": 4_294_967_296_u64, "errors": 14,
+                "pulls": 9204, "hits": 8999, "sent_bytes": 5_368_709_120_u64, "cached_bytes": 4_831_838_208_u64,
+                "received_bytes": 1_073_741_824, "saved_bytes": 4_294_967_296_u64, "errors": 14,
             }},
             "upstreams": [
                 {
@@ -231,13 +241,13 @@ forebay 0.1.0  ready  up 12 d  configuration ok
 cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12 tags  oldest use 3 d ago
 certificate until 2027-06-01T00:00:00Z
 
-SINCE  PULLS  HITS  TO CLIENTS  FROM UPSTREAMS  SAVED    ERRORS
-1 d    9204   97 %  5.0 GiB     1.0 GiB         4.0 GiB  14
+SINCE  PULLS  HITS  TO CLIENTS  CACHED  FROM UPSTREAMS  SAVED    ERRORS
+1 d    9204   97 %  5.0 GiB     90 %    1.0 GiB         4.0 GiB  14
 
 UPSTREAM    STATE                CREDENTIALS  LATENCY  P95    PULLS LEFT  LAST FAILURE
 docker.io   ok                   own          31 ms    1.5 s  143/200     -
 harbor.lan  CREDENTIALS REFUSED  own          -        -      -           credentials 1 min ago
-asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
+asked for and not configured: nvcr.io (61×, from 10.0.4.31); to serve it: [[upstream]] name = \"nvcr.io\"
 ! harbor.lan refuses forebay's own credentials: what is cached is still served
 ";
         assert_eq!(page(&status, now, None), expected);
@@ -247,13 +257,14 @@ cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12
   tags  oldest use 3 d ago
 certificate until 2027-06-01T00:00:00Z
 
-SINCE  PULLS  HITS  TO CLIENTS  FROM UPSTREAMS  SAVED    ERRORS
-1 d    9204   97 %  5.0 GiB     1.0 GiB         4.0 GiB  14
+SINCE  PULLS  HITS  TO CLIENTS  CACHED  SAVED    ERRORS
+1 d    9204   97 %  5.0 GiB     90 %    4.0 GiB  14
 
 UPSTREAM    STATE                PULLS LEFT  LAST FAILURE
 docker.io   ok                   143/200     -
 harbor.lan  CREDENTIALS REFUSED  -           credentials 1 min ago
-asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
+asked for and not configured: nvcr.io (61×, from 10.0.4.31); to
+  serve it: [[upstream]] name = \"nvcr.io\"
 ! harbor.lan refuses forebay's own credentials: what is cached is
   still served
 ";
@@ -280,7 +291,7 @@ asked for and not configured: nvcr.io (61×, from 10.0.4.31:5123)
         };
         let told = lines(&day);
         let words: Vec<&str> = told[1].split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
-        assert_eq!(words, ["1 d", "0", "-", "0 B", "2.0 KiB", "nothing yet", "0"]);
+        assert_eq!(words, ["1 d", "0", "-", "0 B", "-", "2.0 KiB", "nothing yet", "0"]);
         day["pulls"] = Value::Null;
         assert_eq!(lines(&day).len(), 1);
     }
