@@ -62,7 +62,7 @@ async fn skopeo_reads_an_exported_archive() {
         }
 
         // Of one platform, with the index as it is: skopeo takes what is there, and not all of it.
-        cache(&forebay, &["export", "-o", &bundle, "multi:1", "--platform", &platform()]).await.ok();
+        cache(&forebay, &["export", "-o", &bundle, "multi:1", "--yes", "--platform", &platform()]).await.ok();
         let raw = user.skopeo(&["inspect", "--raw", &source]).await.ok();
         assert_eq!(raw, multi.index.blob.bytes);
         let folder = user.place("one");

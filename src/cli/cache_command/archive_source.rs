@@ -19,6 +19,8 @@ use crate::cli::transfer::Sink;
 
 /// How many bytes are read at a time.
 const STEP: usize = 256 * 1024;
+/// How a file of gzip begins. Source: RFC 1952 section 2.3.1.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// The longest `index.json` that is shown, in bytes.
 const MAX_INDEX: u64 = 16 * 1024 * 1024;
 /// How many entries of an archive are looked at for its index.
@@ -55,6 +57,9 @@ impl ArchiveSource {
         if metadata.is_dir() {
             let files = layout_files(path)?;
             return Ok(Self::Directory { path: path.to_owned(), files });
+        }
+        if metadata.is_file() {
+            check_begin(path).with_context(|| format!("cannot import {}", path.display()))?;
         }
         Ok(Self::File { path: path.to_owned(), len: metadata.len() })
     }
@@ -118,6 +123,15 @@ impl ArchiveSource {
             }
         }
     }
+}
+
+/// Looks whether a file begins as an archive may.
+fn check_begin(path: &Path) -> anyhow::Result<()> {
+    let mut begin = Vec::new();
+    File::open(path)?.take(BLOCK as u64).read_to_end(&mut begin)?;
+    ensure!(!begin.starts_with(&GZIP), "it is compressed: gunzip it first");
+    ensure!(begin.is_empty() || begin.len() == BLOCK, "it is no tar archive");
+    Ok(())
 }
 
 /// Returns how many bytes there were.

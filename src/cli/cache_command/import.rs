@@ -41,7 +41,7 @@ impl ImportArguments {
     /// # Errors
     /// The archive cannot be read, no forebay answers, or it refuses the archive.
     pub(super) fn run(&self, places: &Places) -> Result<(), Failure> {
-        let source = ArchiveSource::open(&self.source).map_err(Failure::Failed)?;
+        let source = ArchiveSource::open(&self.source).map_err(Failure::Configuration)?;
         if !self.yes && !self.confirm(&source)? {
             return Err(Failure::Failed(anyhow::anyhow!("nothing was imported")));
         }

@@ -40,7 +40,7 @@ impl Target {
     /// Exports into it; what the command prints.
     async fn export(&self, mirror: &Mirror, arguments: &[&str]) -> (Option<i32>, String, String) {
         let path = self.path();
-        let all = [&["cache", "export", "-o", path.to_str().unwrap()], arguments].concat();
+        let all = [&["cache", "export", "--yes", "-o", path.to_str().unwrap()], arguments].concat();
         let (code, stdout, stderr) = mirror.command(FOREBAY, &all).await;
         (code, String::from_utf8(stdout).unwrap(), stderr)
     }
@@ -72,6 +72,8 @@ async fn an_archive_has_all_that_its_images_name() {
     let (code, text, error) = target.export(&mirror, &names).await;
     assert_eq!((code, &*error), (Some(0), ""), "{text}");
     assert!(text.contains("bundle.tar: ") && text.ends_with(" KiB\n"), "{text}");
+    let listed = [(names[0], &digest), (names[1], &other.manifest)].map(|(name, digest)| format!("{name}  {digest}\n"));
+    assert!(text.starts_with(&listed.concat()), "{text}");
     let first = target.files();
     assert_eq!((&*first[0].0, &*first[1].0), (LAYOUT_FILE, INDEX_FILE));
     let images = parse_index(&first[1].1).unwrap();
@@ -104,6 +106,23 @@ async fn an_archive_has_all_that_its_images_name() {
     assert_eq!(target.files(), first);
     let path = mirror.command(FOREBAY, &[&["cache", "export", "-o", "-"][..], &names].concat()).await;
     assert!(path.0 == Some(0) && files(&path.1) == first, "{}", path.2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_replaced_only_by_leave() {
+    let TwoPlatforms { registry, .. } = TwoPlatforms::new().await;
+    let mirror = Mirror::of(&registry).await;
+    let target = Target::new();
+    let path = target.path();
+    fs::write(&path, "the only copy").unwrap();
+    let export = ["cache", "export", "-o", path.to_str().unwrap(), "fake.example/team/app:1"];
+    // There is no terminal to ask at.
+    let (code, text, error) = mirror.command(FOREBAY, &export).await;
+    assert!(code == Some(2) && text.is_empty() && error.contains("is there already: say --yes"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"the only copy");
+    let (code, _, error) = mirror.command(FOREBAY, &[&export[..], &["--yes"]].concat()).await;
+    assert_eq!(code, Some(0), "{error}");
+    assert_eq!(target.files()[0].0, LAYOUT_FILE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

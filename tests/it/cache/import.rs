@@ -179,7 +179,15 @@ async fn any_order_of_files_and_a_directory_are_taken() {
     let (code, _, error) = import_bytes(&mirror, &archive(&known[..3]), &[]).await;
     assert_eq!((code, &*error), (Some(0), ""));
     let (code, _, error) = import(&mirror, &["/nonexistent"]).await;
-    assert!(code == Some(1) && error.contains("cannot read /nonexistent"), "{error}");
+    assert!(code == Some(2) && error.contains("cannot read /nonexistent"), "{error}");
+    let wrong = directory.path().join("wrong");
+    for (content, problem) in
+        [(&b"\x1f\x8b\x08 a tar.gz"[..], "gunzip it first"), (b"fake.example/team/app:1\n", "no tar archive")]
+    {
+        fs::write(&wrong, content).unwrap();
+        let (code, _, error) = import(&mirror, &[wrong.to_str().unwrap()]).await;
+        assert!(code == Some(2) && error.contains(problem), "{error}");
+    }
 }
 
 /// The header of an entry of this kind.
