@@ -43,6 +43,11 @@ pub fn percent(part: u64, whole: u64) -> Option<String> {
     })
 }
 
+/// So many of a noun whose plural has an `s` more.
+pub fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +84,10 @@ mod tests {
         ] {
             assert_eq!(percent(part, whole).as_deref(), expected);
         }
+    }
+
+    #[test]
+    fn one_thing_has_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "tag")), ["0 tags", "1 tag", "2 tags"]);
     }
 }

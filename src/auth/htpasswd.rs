@@ -40,7 +40,7 @@ pub enum Problem {
     ByteOrderMark,
     #[error("this is not `user:hash`")]
     NotAPair,
-    #[error("the hash is not bcrypt: write the line with `htpasswd -B`")]
+    #[error("the hash is not bcrypt: `forebay user add` writes such lines, and so does `htpasswd -B`")]
     NotBcrypt,
     #[error("the bcrypt cost is above 16: every request would take seconds")]
     TooCostly,

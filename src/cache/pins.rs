@@ -34,7 +34,10 @@ use super::{
     inventory::{ImageName, Inventory, Selection, seconds, time_of},
     storage::{blocking, lru_index::CompactKey},
 };
-use crate::rule::{Pattern, PatternError};
+use crate::{
+    rule::{Pattern, PatternError},
+    units,
+};
 
 /// How many objects pins keep.
 const MAX_OBJECTS: usize = 200_000;
@@ -85,7 +88,7 @@ pub(crate) struct PinnedBytes {
 /// Why nothing is pinned, or unpinned.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PinError {
-    #[error("{0}")]
+    #[error(transparent)]
     Pattern(#[from] PatternError),
     #[error("forebay has no place for pins: set state_directory")]
     NoDirectory,
@@ -93,7 +96,11 @@ pub(crate) enum PinError {
     TooMany,
     #[error("the images have too many parts: pins keep up to {MAX_OBJECTS} manifests, blobs and records of tags")]
     TooManyObjects,
-    #[error("the pinned images would take {wanted} bytes, and pins may keep {most}: 80 % of cache.max_size")]
+    #[error(
+        "the pinned images would take {}, and pins may keep {}: 80 % of cache.max_size",
+        units::bytes(*wanted),
+        units::bytes(*most)
+    )]
     TooMuch { wanted: u64, most: u64 },
     #[error("forebay is still reading what is on disk, and cannot tell yet what the images take; try again soon")]
     Reading,

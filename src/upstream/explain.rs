@@ -109,6 +109,16 @@ impl Upstream {
         self.state.authenticator.account()
     }
 
+    /// The same, if the configuration has it.
+    pub(crate) fn configured_account(&self) -> Option<&str> {
+        self.state.authenticator.configured_account()
+    }
+
+    /// Where forebay's own credentials are: a file, or the program that has them.
+    pub(crate) fn credential_place(&self) -> Option<String> {
+        self.state.authenticator.credential_place()
+    }
+
     /// Sends the `HEAD` of a manifest, and hands each step to `tell`.
     ///
     /// # Errors

@@ -221,12 +221,12 @@ impl Upstream {
     }
 
     /// Ends a pause.
-    pub(crate) fn resume(&self) {
-        if let Some(since) = self.state.pause.end() {
-            self.state.metrics().upstream_paused(self.name(), false);
-            let seconds = since.elapsed().unwrap_or_default().as_secs();
-            tracing::info!(upstream = %self.name(), seconds, "an operator has resumed the upstream");
-        }
+    pub(crate) fn resume(&self) -> bool {
+        let Some(since) = self.state.pause.end() else { return false };
+        self.state.metrics().upstream_paused(self.name(), false);
+        let seconds = since.elapsed().unwrap_or_default().as_secs();
+        tracing::info!(upstream = %self.name(), seconds, "an operator has resumed the upstream");
+        true
     }
 
     /// Whether forebay has credentials of its own for it.

@@ -6,12 +6,15 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use super::resolve::ResolvedImage;
-use crate::cache::{
-    ContentKey,
-    storage::{
-        StoreStatus,
-        lru_index::{CompactKey, IndexKey, allocated},
+use crate::{
+    cache::{
+        ContentKey,
+        storage::{
+            StoreStatus,
+            lru_index::{CompactKey, IndexKey, allocated},
+        },
     },
+    units,
 };
 
 /// How many different blobs the images of a run may have.
@@ -114,7 +117,8 @@ impl Plan {
             false => (on_disk, "what the file system has free beside cache.min_free, and what the cache can evict,"),
         };
         (needed > room).then(|| {
-            format!("the images need {needed} bytes together, and {what} is {room} bytes: nothing was downloaded")
+            let [needed, room] = [needed, room].map(units::bytes);
+            format!("the images need {needed} together, and {what} is {room}: nothing was downloaded")
         })
     }
 
@@ -184,7 +188,7 @@ mod tests {
         let two = plan(&[&[("a", 1), ("b", BLOCK)]], &[]);
         assert_eq!(two.lacks_room(&status(2, 100)), None);
         assert!(
-            two.lacks_room(&status(1, 100)).unwrap().contains("need 8192 bytes together, and cache.max_size is 4096")
+            two.lacks_room(&status(1, 100)).unwrap().contains("need 8.0 KiB together, and cache.max_size is 4.0 KiB")
         );
         assert_eq!(two.lacks_room(&status(100, 3)), None);
         assert!(two.lacks_room(&status(100, 2)).unwrap().contains("beside cache.min_free"));

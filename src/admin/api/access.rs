@@ -78,7 +78,8 @@ pub(crate) fn admit(caller: Caller, need: Need) -> Result<Sight, Denied> {
         Caller::Listener { token: Token::Wrong, .. } => Err(Denied::Token("this is not the token of admin.token_file")),
         Caller::Listener { token: Token::NotConfigured, is_local } => match need {
             Need::Change => Err(Denied::Never(
-                "set admin.token_file, or use the control socket: without a token nothing is changed here",
+                "set admin.token_file, or use the control socket: without a token nothing is changed here, and no pull of an \
+                 upstream is spent (explain, test and warm do)",
             )),
             Need::Read if !is_local => {
                 Err(Denied::Never("set admin.token_file: without a token only clients of this machine may read"))

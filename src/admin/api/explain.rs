@@ -122,11 +122,12 @@ impl Explanations {
         let cached = self.manifests.peek(&request, reference).await;
         telling.step(steps::cache(&cached)).await;
         telling.step(self.requests(&route).await).await;
-        let account = upstream.account();
+        let (account, place) = (upstream.account(), upstream.credential_place());
         let found = Found {
             image: &full_name(&route),
             upstream: upstream.name(),
             account: account.as_deref(),
+            place: place.as_deref(),
             has_credentials: upstream.has_credentials(),
             by_client: upstream.uses_client_credentials(),
             head: head.as_ref(),

@@ -101,7 +101,7 @@ pub(super) async fn unpin(
 /// When something ends that begins now.
 fn end_of(duration: &str) -> Result<SystemTime, ApiError> {
     let wrong = || ApiError::new(StatusCode::BAD_REQUEST, "for: write a duration such as 12h or 30d");
-    let duration = humantime::parse_duration(duration).map_err(|_| wrong())?;
+    let duration = humantime::parse_duration(duration).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)?;
     let end = SystemTime::now().checked_add(duration.max(Duration::from_secs(1)));
     // Files have ends up to the year 2106.
     end.filter(|end| *end < SystemTime::UNIX_EPOCH + Duration::from_secs(u32::MAX.into())).ok_or_else(wrong)
@@ -145,9 +145,15 @@ mod tests {
 
     #[test]
     fn an_end_is_a_duration_from_now() {
-        for (text, is_good) in
-            [("30d", true), ("1ns", true), ("12h", true), ("", false), ("30", false), ("200years", false)]
-        {
+        for (text, is_good) in [
+            ("30d", true),
+            ("1ns", true),
+            ("12h", true),
+            ("", false),
+            ("0s", false),
+            ("30", false),
+            ("200years", false),
+        ] {
             assert_eq!(end_of(text).is_ok(), is_good, "{text}");
         }
     }

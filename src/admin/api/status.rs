@@ -52,7 +52,17 @@ struct Findings<'a> {
     store: &'a StoreStatus,
     pinned: PinnedBytes,
     incomplete: IncompletePins,
-    upstreams: Vec<(Arc<str>, State, Option<SystemTime>)>,
+    upstreams: Vec<Seen>,
+}
+
+/// How an upstream is.
+struct Seen {
+    name: Arc<str>,
+    state: State,
+    /// Since when it has been down or paused.
+    since: Option<SystemTime>,
+    /// Where forebay's own credentials are.
+    credentials: Option<String>,
 }
 
 impl StatusSources {
@@ -95,7 +105,7 @@ impl StatusSources {
             store,
             pinned: self.pins.bytes(),
             incomplete: self.inventory.incomplete_pins(),
-            upstreams: upstreams.iter().map(state).collect(),
+            upstreams: upstreams.iter().map(seen).collect(),
         }
     }
 }
@@ -106,10 +116,10 @@ fn all_attention(findings: &Findings<'_>, jobs: &[JobReport]) -> Vec<String> {
     sentences
 }
 
-/// How an upstream is, and since when it has been down or paused.
-fn state(upstream: &Upstream) -> (Arc<str>, State, Option<SystemTime>) {
+fn seen(upstream: &Upstream) -> Seen {
     let since = upstream.paused_since().or(upstreams::health(upstream).down_since);
-    (upstream.name().clone(), State::of(upstream), since)
+    let (name, credentials) = (upstream.name().clone(), upstream.credential_place());
+    Seen { name, state: State::of(upstream), since, credentials }
 }
 
 fn requested(unconfigured: &Unconfigured) -> Value {
@@ -161,12 +171,15 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
             sentences.push(format!("the certificate expires on {}", time(until)));
         }
     }
-    for (name, state, since) in &findings.upstreams {
+    for Seen { name, state, since, credentials } in &findings.upstreams {
         match state {
-            State::CredentialsRefused => sentences.push(format!(
-                "{name} refuses forebay's own credentials: what is cached is still served; `forebay upstream test {name}` \
-                 tells when new ones are good"
-            )),
+            State::CredentialsRefused => {
+                let place = credentials.as_deref().unwrap_or("the configuration");
+                sentences.push(format!(
+                    "{name} refuses forebay's own credentials: what is cached is still served; renew them in {place}, no \
+                     restart is needed, and `forebay upstream test {name}` tells whether the new ones are good"
+                ));
+            }
             State::Down => {
                 let since = since.map(|at| format!(" since {}", time(at))).unwrap_or_default();
                 sentences.push(format!(
@@ -246,7 +259,13 @@ mod tests {
         let (low, full) = [5, 4].map(|free| StoreStatus { free_bytes: Some(free), ..good.clone() }).into();
         let unknown = StoreStatus { free_bytes: None, ..good.clone() };
         let with_pins = |failed: &[&'static str], certificate_until, store, states: &[State], not_kept| {
-            let upstreams = states.iter().map(|state| ("quay.io".into(), *state, Some(now))).collect();
+            let seen = |state: &State| Seen {
+                name: "quay.io".into(),
+                state: *state,
+                since: Some(now),
+                credentials: Some("/etc/quay.pw".to_owned()),
+            };
+            let upstreams = states.iter().map(seen).collect();
             let pinned = PinnedBytes { kept: 1, not_kept, most: 1 };
             let (failed_reloads, incomplete) = (failed.to_vec(), IncompletePins::default());
             attention(&Findings { now, failed_reloads, certificate_until, store, pinned, incomplete, upstreams })
@@ -255,6 +274,8 @@ mod tests {
             |failed: &[&'static str], until, store, states: &[State]| with_pins(failed, until, store, states, 0);
         assert_eq!(findings(&[], Some(now + 15 * day), &good, &[State::Ok, State::Unknown]), [""; 0]);
         assert_eq!(findings(&[], None, &low, &[]), [""; 0]);
+        let refused = findings(&[], None, &good, &[State::CredentialsRefused]);
+        assert!(refused[0].contains("; renew them in /etc/quay.pw, no restart"), "{refused:?}");
         for (found, expected) in [
             (findings(&[], Some(now - day), &good, &[]), "the certificate has expired on 2027-01-14"),
             (findings(&[], Some(now + 13 * day), &good, &[]), "the certificate expires on 2027-01-28"),

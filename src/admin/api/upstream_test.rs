@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error_chain::ErrorChain,
     metrics::Label as _,
-    upstream::{ErrorKind, Upstream},
+    upstream::{ErrorKind, FailureCause, Upstream},
 };
 
 /// How many tests run at a time.
@@ -59,12 +59,16 @@ async fn test(upstream: &Upstream) -> Event {
         }
         Err(error) => ("failed", error.failure_cause(), Some(ErrorChain(error).to_string())),
     };
+    let renew = match (cause, upstream.credential_place()) {
+        (Some(FailureCause::Credentials), Some(place)) => format!("; renew forebay's own credentials in {place}"),
+        _ => String::new(),
+    };
     let data = json!({
         "upstream": &**upstream.name(),
         "result": result,
         "seconds": seconds,
         "cause": cause.map(|cause| cause.as_str()),
-        "problem": problem,
+        "problem": problem.map(|problem| problem + &renew),
     });
     Event { name: "done", data }
 }

@@ -76,10 +76,12 @@ pub(super) fn named<'a>(upstreams: &'a [Upstream], name: &str) -> Result<&'a Ups
     })
 }
 
-/// What is told of one upstream. An address or a user name is not part of it.
+/// What is told of one upstream. An address is not part of it, nor the name of a user that the configuration does not have.
 pub(super) fn entry(upstream: &Upstream) -> Value {
     let credentials = (upstream.uses_client_credentials(), upstream.has_credentials());
-    of(upstream.name(), credentials, upstream.paused_since(), &health(upstream))
+    let mut entry = of(upstream.name(), credentials, upstream.paused_since(), &health(upstream));
+    entry["account"] = upstream.configured_account().into();
+    entry
 }
 
 fn of(

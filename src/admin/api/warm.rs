@@ -19,6 +19,7 @@ use super::{
 use crate::{
     metrics::Label as _,
     oci::Digest,
+    units,
     warm::{
         ImageOutcome, JobReport, LastRun, MAX_IMAGES, MAX_RUNS, Platforms, Progress, WarmEvent, WarmRequest,
         WarmSummary, WarmedImage, Warmer,
@@ -182,10 +183,7 @@ pub(super) fn attention(jobs: &[JobReport]) -> Vec<String> {
         let LastRun { summary, failures, .. } = job.last.as_ref()?;
         let (image, why) = failures.first()?;
         let schedule = &job.config.schedule;
-        let failed = match summary.failed {
-            1 => "1 image".to_owned(),
-            failed => format!("{failed} images"),
-        };
+        let failed = units::counted(summary.failed as u64, "image");
         Some(format!(
             "{failed} of [[warm]] ({schedule}) could not be fetched, as {image}: {why}; `forebay warm {image}` tries \
              again"

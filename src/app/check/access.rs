@@ -16,7 +16,7 @@ pub(super) fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
         let path = path.display();
         found.push(Warning::new(
             htpasswd(),
-            format!("{path} has no user, so no client can log in: htpasswd -B {path} NAME"),
+            format!("{path} has no user, so no client can log in: forebay user add NAME --htpasswd {path}"),
         ));
     }
     if takes_no_password(config, facts) && config.access.htpasswd.is_some() {

@@ -110,6 +110,16 @@ impl Authenticator {
         self.credentials.username()
     }
 
+    /// The same, if the configuration has it.
+    pub(in crate::upstream) fn configured_account(&self) -> Option<&str> {
+        self.credentials.configured_username()
+    }
+
+    /// Where forebay's own credentials are.
+    pub(in crate::upstream) fn credential_place(&self) -> Option<String> {
+        self.credentials.place()
+    }
+
     /// The Authorization that the endpoint's last challenge leads to.
     pub(in crate::upstream) async fn known(&self, sender: &Sender, endpoint: &Endpoint, cause: Cause<'_>) -> Known {
         let Some(scheme) = endpoint.scheme() else {

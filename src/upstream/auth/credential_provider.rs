@@ -123,13 +123,32 @@ impl CredentialProvider {
         Err(Error::new(ErrorKind::OurCredentials, why))
     }
 
+    /// The user name that the configuration has.
+    pub(in crate::upstream) fn configured_username(&self) -> Option<&str> {
+        match &self.source {
+            CredentialSource::Password { username, .. } => Some(username),
+            CredentialSource::Anonymous | CredentialSource::Helper(_) | CredentialSource::DockerConfig(_) => None,
+        }
+    }
+
     /// The user name, if it is known without reading the source. It belongs to the last credential read: requests may
     /// use that credential for longer than it is cached.
     pub(in crate::upstream) fn username(&self) -> Option<String> {
-        if let CredentialSource::Password { username, .. } = &self.source {
-            return Some(username.clone());
+        if let Some(username) = self.configured_username() {
+            return Some(username.to_owned());
         }
         self.latest.lock().as_ref().map(|credential| credential.username().to_owned())
+    }
+
+    /// Where the credential is: a file, or the program that has it.
+    pub(in crate::upstream) fn place(&self) -> Option<String> {
+        match &self.source {
+            CredentialSource::Anonymous => None,
+            CredentialSource::Password { password_file: path, .. } | CredentialSource::DockerConfig(path) => {
+                Some(path.display().to_string())
+            }
+            CredentialSource::Helper(name) => Some(format!("docker-credential-{name}")),
+        }
     }
 
     /// Whether the source has a credential for this upstream.

@@ -40,6 +40,8 @@ pub(super) struct Found<'a> {
     pub upstream: &'a str,
     /// forebay's own account at the upstream.
     pub account: Option<&'a str>,
+    /// Where its credentials are.
+    pub place: Option<&'a str>,
     pub has_credentials: bool,
     pub by_client: bool,
     pub head: Result<&'a ExplainedHead, &'a Error>,
@@ -96,7 +98,7 @@ impl Found<'_> {
             None => self.is_cached_digest(),
         };
         match (is_served && self.cached.manifest.is_some(), self.cached.is_complete) {
-            (true, true) => (Pull::ServesStale, format!("{why}: clients get what is cached")),
+            (true, true) => (Pull::ServesStale, format!("clients get what is cached: {why}")),
             (true, false) => (
                 Pull::Fails,
                 format!("{why}: the manifest is cached, but layers are missing that only the upstream has"),
@@ -104,7 +106,7 @@ impl Found<'_> {
             (false, _) if self.cached.manifest.is_some() => {
                 (Pull::Fails, format!("{why}, and what is cached is older than stale_if_error allows"))
             }
-            (false, _) => (Pull::Fails, format!("{why}, and nothing is cached")),
+            (false, _) => (Pull::Fails, format!("nothing is cached, and {why}")),
         }
     }
 
@@ -127,7 +129,7 @@ impl Found<'_> {
                 format!("{upstream} refuses a client without an account, and forebay has none there. {same}")
             }
             ErrorKind::OurCredentials => {
-                format!("{upstream} refuses the password of the account {who}{cause}: renew it")
+                format!("{upstream} refuses the password of the account {who}{cause}: renew it{}", In(self.place))
             }
             ErrorKind::TooManyRequests => format!("{upstream} allows no more requests for now{cause}"),
             ErrorKind::Timeout => format!("{upstream} does not answer in time{cause}"),
@@ -150,6 +152,15 @@ struct Account<'a>(Option<&'a str>);
 impl fmt::Display for Account<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.unwrap_or("of the configuration"))
+    }
+}
+
+/// Where something is, if that is known.
+struct In<'a>(Option<&'a str>);
+
+impl fmt::Display for In<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |place| write!(f, " in {place}"))
     }
 }
 
@@ -184,6 +195,7 @@ mod tests {
             image: "ghcr.io/o/i:3",
             upstream: "ghcr.io",
             account: own.then_some("ci-bot"),
+            place: own.then_some("/etc/ghcr.pw"),
             has_credentials: own,
             by_client,
             head: error.as_ref().map(|head| *head),
@@ -221,9 +233,9 @@ mod tests {
             (NotFound, cached(stale, true), true, Pull::Fails, of_account),
             (NotFound, cached(fresh, true), true, Pull::Succeeds, "all of it is cached"),
             (NotFound, cached(None, true), true, Pull::Succeeds, "all of it is cached"),
-            (OurCredentials, none(), true, Pull::Fails, "refuses the password of the account ci-bot (credentials)"),
+            (OurCredentials, none(), true, Pull::Fails, "account ci-bot (credentials): renew it in /etc/ghcr.pw"),
             (TooManyRequests, none(), false, Pull::Fails, "allows no more requests"),
-            (Unavailable, none(), false, Pull::Fails, "ghcr.io cannot answer (status), and nothing is cached"),
+            (Unavailable, none(), false, Pull::Fails, "nothing is cached, and ghcr.io cannot answer (status)"),
             (Unavailable, cached(stale, true), false, Pull::ServesStale, "clients get what is cached"),
             (Unavailable, cached(stale, false), false, Pull::Fails, "layers are missing"),
             (Unavailable, cached(old, true), false, Pull::Fails, "older than stale_if_error"),

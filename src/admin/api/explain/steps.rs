@@ -50,6 +50,7 @@ pub(super) fn route(route: &ImageRoute<Upstream>) -> Value {
         "access": access,
         "credentials": credentials,
         "user": upstream.account(),
+        "credentials_from": upstream.credential_place(),
         "paused_since": upstream.paused_since().map(time),
         "problem": null,
     })
