@@ -24,6 +24,7 @@ mod log_command;
 mod log_lines;
 mod log_writer;
 mod man;
+mod no_match;
 mod output;
 mod part_file;
 mod progress;

@@ -42,7 +42,10 @@ pub(super) fn text(config: &Config, bound: &Bound<'_>) -> String {
             origins.push(origin);
         }
     }
-    line("admin", &format!("http://{}/metrics", bound.machine.reach(bound.admin)));
+    if let Some(origin) = origins.first().filter(|_| config.server.page) {
+        line("page", &format!("{origin}/ tells how to set up clients"));
+    }
+    line("admin", &format!("http://{}/ is for operators, and so is forebay status", bound.machine.reach(bound.admin)));
     let names: Vec<&str> = config.upstreams.iter().map(|upstream| &*upstream.name).collect();
     line("upstreams", &names.join(", "));
     let size = ByteSize(config.cache.max_size);

@@ -18,9 +18,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{
-    Failure, control,
+    Failure, columns, control, no_match,
     output::{print, print_json},
     running::{Places, RunningArguments},
+    text::duration_argument,
 };
 
 /// How many images are asked for at a time: as many as a page may have.
@@ -59,7 +60,7 @@ pub(super) enum CacheCommand {
         #[arg(value_name = "PATTERN")]
         patterns: Vec<String>,
         /// How long they are pinned, such as 30d [default: until unpin]
-        #[arg(long = "for", value_name = "DURATION", requires = "patterns")]
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration_argument, requires = "patterns")]
         duration: Option<String>,
         #[command(flatten)]
         running: RunningArguments,
@@ -120,13 +121,13 @@ pub(super) enum CacheCommand {
 /// By what images are sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Sort {
-    /// The last use
+    // The last use.
     Used,
-    /// The bytes on disk
+    // The bytes on disk.
     Size,
-    /// The number of pulls
+    // The number of pulls.
     Pulls,
-    /// The name
+    // The name.
     Name,
 }
 
@@ -147,7 +148,7 @@ impl CacheCommand {
             Self::Import(import) => &import.running,
         };
         let places = running.places()?;
-        let (document, text): (Value, fn(&Value, SystemTime) -> String) = match self {
+        let (document, text): (Value, fn(&Value, SystemTime, Option<usize>) -> String) = match self {
             Self::Pin { patterns, duration, .. } if !patterns.is_empty() => {
                 return pin::pin(&places, patterns, duration.as_deref(), running.json);
             }
@@ -167,9 +168,16 @@ impl CacheCommand {
             Self::Import(import) => return import.run(&places),
         };
         match running.json {
-            true => print_json(&document),
-            false => print(&text(&document, SystemTime::now())),
+            true => print_json(&document)?,
+            false => print(&text(&document, SystemTime::now(), columns::terminal_width()))?,
         }
+        if let Self::Ls { pattern, .. } = self
+            && document["images"].as_array().is_some_and(Vec::is_empty)
+            && document["reading"] == false
+        {
+            no_match::remark(&places, pattern.as_deref().unwrap_or("*"));
+        }
+        Ok(())
     }
 }
 

@@ -41,7 +41,11 @@ const MAX_ERROR: usize = 64 * 1024;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ControlError {
-    #[error("no forebay runs here: nothing listens on {}; --control PATH or URL says where one does", listed(.0))]
+    #[error(
+        "no forebay runs here: nothing listens on {}; start it (forebay serve, or systemctl start forebay), or name the one \
+         that runs by its --config FILE, or by --control PATH or URL",
+        listed(.0)
+    )]
     NoneRuns(Vec<PathBuf>),
     #[error("this user may not use {}: be root, forebay's user, or a member of admin.socket_group", .0.display())]
     Denied(PathBuf),
@@ -151,13 +155,21 @@ where
         self.sender.send_request(request).await
     }
 
-    /// The response, if it is a success and comes in time.
+    /// The response, if it comes in time.
     ///
     /// # Errors
     /// It does not.
-    pub(super) async fn succeed(&mut self, request: Request<B>) -> Result<Response<Incoming>, ControlError> {
+    pub(super) async fn answer(&mut self, request: Request<B>) -> Result<Response<Incoming>, ControlError> {
         let sent = self.sender.send_request(request);
-        let response = timed(self.listener.as_ref(), sent).await?.map_err(anyhow::Error::from)?;
+        Ok(timed(self.listener.as_ref(), sent).await?.map_err(anyhow::Error::from)?)
+    }
+
+    /// The response, if it is a success and comes in time.
+    ///
+    /// # Errors
+    /// It is none, or does not.
+    pub(super) async fn succeed(&mut self, request: Request<B>) -> Result<Response<Incoming>, ControlError> {
+        let response = self.answer(request).await?;
         if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
     }
 

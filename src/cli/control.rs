@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{runtime::Builder, signal::ctrl_c};
 
 pub(super) use super::connection::ControlError;
@@ -19,6 +19,8 @@ use super::{
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// The longest word of `/readyz`, in bytes.
+const MAX_STATE: usize = 64;
 
 /// The running configuration: `GET /api/v1/config`. Blocks.
 ///
@@ -38,6 +40,25 @@ pub(super) fn configuration(places: &Places) -> Result<Value, ControlError> {
 /// No forebay listens in any of the places, or it does not answer.
 pub(super) fn get(places: &Places, path: &str) -> Result<Value, ControlError> {
     exchange(places, (Method::GET, path, None))
+}
+
+/// What `/readyz` of the admin listener says, to readers without a token as well: `state` and `ready` of the status. Blocks.
+///
+/// # Errors
+/// No forebay listens there, or it does not answer.
+pub(super) fn readiness(places: &Places) -> Result<Value, ControlError> {
+    run(places, async |mut connection| {
+        let answer = connection.answer(request_of(&connection, (Method::GET, "/readyz", None))?).await?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), MAX_STATE).collect();
+        let body = connection.timed(body).await?.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+        let state = String::from_utf8_lossy(&body).trim_end().to_owned();
+        match (status, &*state) {
+            (200, "ready") => Ok(json!({ "state": state, "ready": true })),
+            (503, "starting" | "draining") => Ok(json!({ "state": state, "ready": false })),
+            _ => Err(ControlError::NotForebay(status)),
+        }
+    })
 }
 
 /// POSTs a document to a resource that answers by another. Blocks.

@@ -23,7 +23,7 @@ pub(super) struct ListenerUrl {
 }
 
 /// Why a text is no place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PlaceError {
     #[error("must not be empty")]
     Empty,
@@ -33,6 +33,8 @@ pub(super) enum PlaceError {
     Https,
     #[error("must be the path of a socket, or http://HOST:PORT")]
     NoUrl,
+    #[error("write http://{0} for the admin listener there, or ./{0} for a socket of that name")]
+    NoScheme(String),
 }
 
 impl ControlPlace {
@@ -45,9 +47,16 @@ impl ControlPlace {
         match text.to_str() {
             Some("") => Err(PlaceError::Empty),
             Some(url) if url.contains("://") => ListenerUrl::parse(url).map(Self::Listener),
+            Some(address) if has_port(address) => Err(PlaceError::NoScheme(address.to_owned())),
             _ => Ok(Self::Socket(text.into())),
         }
     }
+}
+
+/// Whether a text looks like `HOST:PORT`.
+fn has_port(text: &str) -> bool {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
+    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 impl ListenerUrl {
@@ -100,7 +109,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_a_socket_or_a_mistake() {
-        for path in [b"control.sock".to_vec(), b"/run/\xff/control.sock".to_vec(), b"127.0.0.1:5001".to_vec()] {
+        for path in [b"control.sock".to_vec(), b"/run/\xff/control.sock".to_vec(), b"./127.0.0.1:5001".to_vec()] {
             let path = OsString::from_vec(path);
             assert_eq!(ControlPlace::parse(path.clone()), Ok(ControlPlace::Socket(path.into())));
         }
@@ -108,6 +117,9 @@ mod tests {
             ("", PlaceError::Empty),
             ("https://mirror.lan:5001", PlaceError::Https),
             ("unix:///run/control.sock", PlaceError::NoUrl),
+            ("127.0.0.1:5001", PlaceError::NoScheme("127.0.0.1:5001".to_owned())),
+            ("[::1]:5001", PlaceError::NoScheme("[::1]:5001".to_owned())),
+            ("mirror.lan:5001", PlaceError::NoScheme("mirror.lan:5001".to_owned())),
             ("http://", PlaceError::NoUrl),
             ("http://mirror.lan:5001/metrics", PlaceError::NoUrl),
             ("http://mirror.lan:5001/?a", PlaceError::NoUrl),

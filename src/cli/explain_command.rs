@@ -1,13 +1,13 @@
 //! `forebay explain REF`: how a pull of an image would go, step by step.
 
-use std::{iter, ops::ControlFlow};
+use std::{iter, ops::ControlFlow, time::SystemTime};
 
 use clap::Args;
 use forebay::visible::printable;
 use serde_json::{Value, json};
 
 use super::{
-    Failure, control,
+    Failure, columns, control,
     output::{json_line, print_more},
     request_rows::brief,
     running::RunningArguments,
@@ -28,9 +28,10 @@ impl ExplainArguments {
     /// No forebay answers, the name is no image's, or a pull of it would fail.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let (mut printed, mut ended) = (ControlFlow::Continue(()), None);
+        let mut lines = Lines { now: SystemTime::now(), width: columns::terminal_width(), digest: None };
         let question = json!({ "image": self.image });
         control::post(&self.running.places()?, "/api/v1/explain", Some(&question), |event| {
-            let line = if self.running.json { json_line(&event.data) } else { line(&event.data) + "\n" };
+            let line = if self.running.json { json_line(&event.data) } else { lines.of(&event.data) + "\n" };
             if printed.is_continue() {
                 printed = print_more(&line);
             }
@@ -49,46 +50,96 @@ impl ExplainArguments {
     }
 }
 
-/// A step, or the end, for a person; without what certificates and upstreams could command a terminal.
-fn line(data: &Value) -> String {
-    if data["step"] == "requests" {
-        return requests(data);
-    }
-    printable(&step(data))
+/// How far the lines of a step go in behind its first.
+const INDENT: usize = 9;
+
+/// The lines of an explanation, for a person.
+struct Lines {
+    now: SystemTime,
+    width: Option<usize>,
+    /// What the upstream says that the image is.
+    digest: Option<String>,
 }
 
-fn step(data: &Value) -> String {
-    let (step, told) = match data["step"].as_str() {
-        Some("route") => ("route", route(data)),
-        Some("rules") => ("rules", rules(data)),
-        Some("connection") => ("connect", connection(data)),
-        Some("token") => ("token", token(data)),
-        Some("head") => ("HEAD", head(data)),
-        Some("cache") => ("cache", cache(data)),
-        _ => return format!("{}: {}", word(data, "pull").replace('_', " "), word(data, "meaning")),
-    };
-    format!("{step:<8} {told}")
+impl Lines {
+    /// A step, or the end, without what certificates and upstreams could command a terminal.
+    fn of(&mut self, data: &Value) -> String {
+        if data["step"] == "head" {
+            self.digest = data["digest"].as_str().map(str::to_owned);
+        }
+        let lines = match data["step"] == "requests" {
+            true => requests(data, self.now),
+            false => vec![printable(&self.step(data))],
+        };
+        let lines: Vec<String> = lines.iter().map(|line| columns::wrapped(line, self.width, INDENT)).collect();
+        lines.join("\n")
+    }
+
+    fn step(&self, data: &Value) -> String {
+        let (step, told) = match data["step"].as_str() {
+            Some("route") => ("route", self.route(data)),
+            Some("rules") => ("rules", rules(data)),
+            Some("connection") => ("connect", connection(data)),
+            Some("token") => ("token", token(data)),
+            Some("head") => ("HEAD", head(data)),
+            Some("cache") => ("cache", self.cache(data)),
+            _ => return format!("{}: {}", word(data, "pull").replace('_', " "), word(data, "meaning")),
+        };
+        format!("{step:<8} {told}")
+    }
+
+    fn route(&self, data: &Value) -> String {
+        if !data["problem"].is_null() {
+            return word(data, "problem").to_owned();
+        }
+        let from = data["credentials_from"].as_str().map(|place| format!(" ({place})")).unwrap_or_default();
+        let credentials = match (word(data, "credentials"), data["user"].as_str()) {
+            ("client", _) => "of each client".to_owned(),
+            ("none", _) => "none: anonymous".to_owned(),
+            (own, user) => format!("{}{from}", user.unwrap_or(own)),
+        };
+        let paused = &data["paused_since"];
+        let paused =
+            if paused.is_null() { String::new() } else { format!(" · PAUSED {} ago", text::age(paused, self.now)) };
+        format!(
+            "by {} → {}, {} {} · access {} · credentials {credentials}{paused}",
+            word(data, "by"),
+            word(data, "upstream"),
+            word(data, "repository"),
+            word(data, "reference"),
+            word(data, "access"),
+        )
+    }
+
+    fn cache(&self, data: &Value) -> String {
+        let Some(digest) = data["digest"].as_str() else { return "nothing".to_owned() };
+        let count = |key: &str| {
+            let number = |of: &str| data[key][of].as_u64().unwrap_or_default();
+            (number("cached"), number("all"))
+        };
+        let is_same = self.digest.as_deref() == Some(digest);
+        let mut parts = vec![if is_same { "the same digest" } else { digest }.to_owned()];
+        if !data["confirmed"].is_null() {
+            let ago = text::age(&data["confirmed"], self.now);
+            parts.push(format!("confirmed {ago} ago ({})", word(data, "tag").replace('_', " ")));
+        }
+        let Some(place) = data["manifest"].as_str() else {
+            parts.push("the manifest is not here".to_owned());
+            return parts.join(", ");
+        };
+        parts.push(format!("manifest {}", if place == "memory" { "in memory" } else { "on disk" }));
+        let (images, all_images) = count("images");
+        if all_images > 0 {
+            parts.push(format!("{images} of {all_images} platforms"));
+        }
+        let ((blobs, all_blobs), (bytes, all_bytes)) = (count("blobs"), count("bytes"));
+        parts.push(format!("{blobs} of {all_blobs} blobs, {} of {}", text::bytes(bytes), text::bytes(all_bytes)));
+        parts.join(", ")
+    }
 }
 
 fn word<'a>(data: &'a Value, key: &str) -> &'a str {
     data[key].as_str().unwrap_or_default()
-}
-
-fn route(data: &Value) -> String {
-    if !data["problem"].is_null() {
-        return word(data, "problem").to_owned();
-    }
-    let user = data["user"].as_str().map(|user| format!(" ({user})")).unwrap_or_default();
-    let paused = data["paused_since"].as_str().map(|since| format!(" · PAUSED since {since}")).unwrap_or_default();
-    format!(
-        "by {} → {}, {} {} · access {} · credentials {}{user}{paused}",
-        word(data, "by"),
-        word(data, "upstream"),
-        word(data, "repository"),
-        word(data, "reference"),
-        word(data, "access"),
-        word(data, "credentials"),
-    )
 }
 
 fn rules(data: &Value) -> String {
@@ -109,10 +160,16 @@ fn connection(data: &Value) -> String {
     }
     let certificate = &data["certificate"];
     if !certificate.is_null() {
-        parts.push(format!("certificate of {}, until {}", word(certificate, "issuer"), word(certificate, "until")));
+        let until = word(certificate, "until");
+        let until = until.split_once('T').map_or(until, |(date, _)| date);
+        parts.push(format!("certificate of {}, until {until}", word(certificate, "issuer")));
     }
-    parts.extend(data["problem"].as_str().map(str::to_owned));
-    format!("{}: {}", word(data, "url"), parts.join(", "))
+    let url = word(data, "url");
+    let problem = data["problem"].as_str();
+    parts.extend(
+        problem.map(|problem| problem.strip_prefix(&format!("connecting to {url}: ")).unwrap_or(problem).to_owned()),
+    );
+    format!("{url}: {}", parts.join(", "))
 }
 
 fn token(data: &Value) -> String {
@@ -132,38 +189,16 @@ fn head(data: &Value) -> String {
     let took = data["seconds"].as_f64().map(text::seconds).unwrap_or_default();
     let status = data["status"].as_u64().map_or_else(|| "no answer".to_owned(), |status| status.to_string());
     let rest = data["digest"].as_str().or(data["problem"].as_str()).unwrap_or("without a digest");
-    format!("{status} in {took}: {rest}")
-}
-
-fn cache(data: &Value) -> String {
-    let Some(digest) = data["digest"].as_str() else { return "nothing".to_owned() };
-    let count = |key: &str| {
-        let number = |of: &str| data[key][of].as_u64().unwrap_or_default();
-        (number("cached"), number("all"))
-    };
-    let mut parts = vec![digest.to_owned()];
-    if let Some(confirmed) = data["confirmed"].as_str() {
-        parts.push(format!("confirmed {confirmed} ({})", word(data, "tag").replace('_', " ")));
-    }
-    let Some(place) = data["manifest"].as_str() else {
-        parts.push("the manifest is not here".to_owned());
-        return parts.join(", ");
-    };
-    parts.push(format!("manifest {}", if place == "memory" { "in memory" } else { "on disk" }));
-    let (images, all_images) = count("images");
-    if all_images > 0 {
-        parts.push(format!("{images} of {all_images} platforms"));
-    }
-    let ((blobs, all_blobs), (bytes, all_bytes)) = (count("blobs"), count("bytes"));
-    parts.push(format!("{blobs} of {all_blobs} blobs, {} of {}", text::bytes(bytes), text::bytes(all_bytes)));
-    parts.join(", ")
+    // A problem that is nothing but the status.
+    let url = rest.strip_suffix(&format!(" answered {status}")).filter(|url| !url.contains(' '));
+    url.map_or_else(|| format!("{status} in {took}: {rest}"), |url| format!("{status} in {took} from {url}"))
 }
 
 /// The latest requests, a line each.
-fn requests(data: &Value) -> String {
+fn requests(data: &Value, now: SystemTime) -> Vec<String> {
     let lines = data["requests"].as_array().into_iter().flatten().zip(iter::once("requests").chain(iter::repeat("")));
-    let lines: Vec<String> = lines.map(|(request, head)| format!("{head:<8} {}", brief(request))).collect();
-    if lines.is_empty() { "requests none that forebay remembers".to_owned() } else { lines.join("\n") }
+    let lines: Vec<String> = lines.map(|(request, head)| format!("{head:<8} {}", brief(request, now))).collect();
+    if lines.is_empty() { vec!["requests none that forebay remembers".to_owned()] } else { lines }
 }
 
 #[cfg(test)]
@@ -172,11 +207,14 @@ mod tests {
 
     #[test]
     fn each_step_is_a_line() {
+        let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        let mut lines = Lines { now, width: None, digest: None };
         for (data, expected) in [
             (
                 json!({ "step": "route", "upstream": "ghcr.io", "repository": "o/i", "reference": "3", "by": "name",
-                        "access": "shared", "credentials": "own", "user": "ci-bot", "paused_since": null, "problem": null }),
-                "route    by name → ghcr.io, o/i 3 · access shared · credentials own (ci-bot)",
+                        "access": "shared", "credentials": "own", "user": "ci-bot", "credentials_from": "/etc/ghcr.pw",
+                        "paused_since": "2027-01-15T07:57:00Z", "problem": null }),
+                "route    by name → ghcr.io, o/i 3 · access shared · credentials ci-bot (/etc/ghcr.pw) · PAUSED 3 min ago",
             ),
             (
                 json!({ "step": "route", "problem": "no upstream is configured for nvcr.io" }),
@@ -191,7 +229,11 @@ mod tests {
                 json!({ "step": "connection", "url": "https://ghcr.io/", "by_proxy": false, "dns_seconds": 0.002,
                         "connect_seconds": 0.018, "tls_seconds": 0.021,
                         "certificate": { "issuer": "GTS CA", "until": "2027-02-01T00:00:00Z" }, "problem": null }),
-                "connect  https://ghcr.io/: dns 2 ms, tcp 18 ms, tls 21 ms, certificate of GTS CA, until 2027-02-01T00:00:00Z",
+                "connect  https://ghcr.io/: dns 2 ms, tcp 18 ms, tls 21 ms, certificate of GTS CA, until 2027-02-01",
+            ),
+            (
+                json!({ "step": "connection", "url": "http://a/", "problem": "connecting to http://a/: refused" }),
+                "connect  http://a/: refused",
             ),
             (
                 json!({ "step": "token", "seconds": 0.09, "kind": "token", "realm": "https://ghcr.io/token",
@@ -199,16 +241,24 @@ mod tests {
                 "token    90 ms (scope repository:o/i:pull) from https://ghcr.io/token",
             ),
             (
-                json!({ "step": "head", "seconds": 0.03, "status": 404, "digest": null, "problem": "answered 404" }),
-                "HEAD     404 in 30 ms: answered 404",
+                json!({ "step": "head", "seconds": 0.03, "status": 404, "digest": null, "problem": "http://a/b answered 404" }),
+                "HEAD     404 in 30 ms from http://a/b",
+            ),
+            (
+                json!({ "step": "head", "seconds": 0.03, "status": 200, "digest": "sha256:2e", "problem": null }),
+                "HEAD     200 in 30 ms: sha256:2e",
             ),
             (json!({ "step": "cache", "digest": null }), "cache    nothing"),
             (
-                json!({ "step": "cache", "digest": "sha256:1f", "confirmed": "2027-01-15T08:00:00Z", "tag": "too_old",
+                json!({ "step": "cache", "digest": "sha256:1f", "confirmed": "2027-01-15T07:00:00Z", "tag": "too_old",
                         "manifest": "disk", "images": { "cached": 1, "all": 2 }, "blobs": { "cached": 3, "all": 4 },
                         "bytes": { "cached": 1024, "all": 2048 } }),
-                "cache    sha256:1f, confirmed 2027-01-15T08:00:00Z (too old), manifest on disk, 1 of 2 platforms, 3 of 4 blobs, \
+                "cache    sha256:1f, confirmed 1 h ago (too old), manifest on disk, 1 of 2 platforms, 3 of 4 blobs, \
                  1.0 KiB of 2.0 KiB",
+            ),
+            (
+                json!({ "step": "cache", "digest": "sha256:2e", "confirmed": null, "manifest": null }),
+                "cache    the same digest, the manifest is not here",
             ),
             (json!({ "step": "requests", "requests": [] }), "requests none that forebay remembers"),
             (
@@ -219,8 +269,8 @@ mod tests {
                     { "id": "58fd6720-1", "time": "2027-01-15T07:00:00.000Z", "peer": "10.0.4.32:5123",
                       "user_agent": null, "method": "GET", "status": 200, "outcome": "hit", "failure": null },
                 ] }),
-                "requests 2027-01-15T08:00:00.000Z 10.0.4.31 containerd/v2.1 HEAD 404 bypass manifest_unknown → forebay log \
-                 58fd6720-4\n         2027-01-15T07:00:00.000Z 10.0.4.32 GET 200 hit → forebay log 58fd6720-1",
+                "requests 0 s ago 10.0.4.31 containerd/v2.1 HEAD 404 bypass manifest_unknown → forebay log 58fd6720-4\n         1 h \
+                 ago 10.0.4.32 GET 200 hit → forebay log 58fd6720-1",
             ),
             (json!({ "step": "route", "problem": "a\u{1b}[2Jb\n" }), "route    a?[2Jb?"),
             (
@@ -228,7 +278,10 @@ mod tests {
                 "serves stale: ghcr.io cannot answer",
             ),
         ] {
-            assert_eq!(line(&data), expected);
+            assert_eq!(lines.of(&data), expected);
         }
+        lines.width = Some(40);
+        let end = json!({ "pull": "serves_stale", "meaning": "clients get what is cached: ghcr.io cannot answer" });
+        assert_eq!(lines.of(&end), "serves stale: clients get what is\n         cached: ghcr.io cannot answer");
     }
 }

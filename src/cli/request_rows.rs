@@ -112,9 +112,9 @@ pub(super) fn requests_table(requests: &[&Value], style: Style) -> String {
 }
 
 /// A request in a few words, and the command that tells more of it.
-pub(super) fn brief(request: &Value) -> String {
+pub(super) fn brief(request: &Value, now: SystemTime) -> String {
     let words = [
-        word(&request["time"]),
+        format!("{} ago", text::age(&request["time"], now)),
         client(request),
         word(&request["method"]),
         request["status"].to_string(),

@@ -28,7 +28,11 @@ impl StatusArguments {
     /// # Errors
     /// No forebay answers, it is not ready (`--ready`), or a person should look.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let status = control::get(&self.running.places()?, "/api/v1/status")?;
+        let places = self.running.places()?;
+        let status = match control::get(&places, "/api/v1/status") {
+            Err(control::ControlError::NoToken) if self.ready => control::readiness(&places)?,
+            status => status?,
+        };
         if self.ready {
             return self.say_ready(&status);
         }
@@ -65,6 +69,7 @@ fn page(status: &Value, now: SystemTime, width: Option<usize>) -> String {
     let cache = &status["cache"];
     let word = |value: &Value| printable(value.as_str().unwrap_or_default());
     let free = &cache["free_bytes"];
+    let objects = |kind: &str| text::counted(cache["kinds"][kind]["objects"].as_u64().unwrap_or_default(), kind);
     let mut lines = vec![format!(
         "forebay {}  {}  up {}  configuration {}",
         word(&status["version"]),
@@ -73,13 +78,13 @@ fn page(status: &Value, now: SystemTime, width: Option<usize>) -> String {
         if status["config_reloaded"] == false { "NOT RELOADED" } else { "ok" },
     )];
     let mut line = format!(
-        "cache  {} of {}  {} free  {} blobs, {} manifests, {} tags",
+        "cache  {} of {}  {} free  {}, {}, {}",
         text::size(&cache["bytes"]),
         text::size(&cache["max_bytes"]),
         if free.is_null() { "?".to_owned() } else { text::size(free) },
-        cache["kinds"]["blob"]["objects"],
-        cache["kinds"]["manifest"]["objects"],
-        cache["kinds"]["tag"]["objects"],
+        objects("blob"),
+        objects("manifest"),
+        objects("tag"),
     );
     if let Some(pinned @ 1..) = cache["pinned_bytes"].as_u64() {
         line += &format!("  {} pinned", text::bytes(pinned));
@@ -108,14 +113,18 @@ fn page(status: &Value, now: SystemTime, width: Option<usize>) -> String {
 
 /// What came of the last run of a section of `[[warm]]`.
 fn warm(job: &Value, now: SystemTime) -> String {
-    let (images, last) = (&job["images"], &job["last"]);
-    let mut line = format!("warm   {images} images {}", job["schedule"].as_str().unwrap_or_default());
+    let (images, last) = (text::counted(job["images"].as_u64().unwrap_or_default(), "image"), &job["last"]);
+    let mut line = format!("warm   {images} {}", job["schedule"].as_str().unwrap_or_default());
     if !last.is_null() {
         let ago = text::age(&last["began"], now);
         let [fetched, cached, failed] = ["fetched", "cached", "failed"].map(|key| &last[key]);
         line += &format!("  {fetched} fetched, {cached} cached, {failed} failed  {ago} ago");
     }
-    if job["running"] == true { line + "  (running)" } else { line }
+    match (job["running"] == true, text::wait(&job["next"], now)) {
+        (true, _) => line + "  (running)",
+        (false, wait) if wait.is_empty() => line,
+        (false, wait) => format!("{line}  next in {wait}"),
+    }
 }
 
 /// What clients got, a row for each window of time.
@@ -177,6 +186,11 @@ pub(super) fn upstreams(upstreams: &Value, now: SystemTime) -> Columns {
             "unknown" => "not asked yet".to_owned(),
             state => state.to_owned(),
         };
+        let credentials = match (word("credentials"), upstream["account"].as_str()) {
+            ("none", _) => "anonymous",
+            ("own", Some(account)) => account,
+            (whose, _) => whose,
+        };
         let millis = |key: &str| upstream["latency"][key].as_f64().map(text::seconds).unwrap_or_default();
         let pulls = &upstream["pulls"];
         let left = match (pulls["remaining"].as_u64(), pulls["limit"].as_u64()) {
@@ -189,7 +203,7 @@ pub(super) fn upstreams(upstreams: &Value, now: SystemTime) -> Columns {
         columns.row([
             word("name").to_owned(),
             state,
-            word("credentials").to_owned(),
+            credentials.to_owned(),
             millis("median_seconds"),
             millis("p95_seconds"),
             left,
@@ -223,7 +237,7 @@ mod tests {
             }},
             "upstreams": [
                 {
-                    "name": "docker.io", "state": "ok", "credentials": "own", "down_since": null, "last_failure": null,
+                    "name": "docker.io", "state": "ok", "credentials": "own", "account": "ci-bot", "down_since": null, "last_failure": null,
                     "latency": {"median_seconds": 0.0314, "p95_seconds": 1.5},
                     "pulls": {"limit": 200, "remaining": 143, "at": "2027-01-15T07:59:00Z"},
                 },
@@ -245,7 +259,7 @@ SINCE  PULLS  HITS  TO CLIENTS  CACHED  FROM UPSTREAMS  SAVED    ERRORS
 1 d    9204   97 %  5.0 GiB     90 %    1.0 GiB         4.0 GiB  14
 
 UPSTREAM    STATE                CREDENTIALS  LATENCY  P95    PULLS LEFT  LAST FAILURE
-docker.io   ok                   own          31 ms    1.5 s  143/200     -
+docker.io   ok                   ci-bot       31 ms    1.5 s  143/200     -
 harbor.lan  CREDENTIALS REFUSED  own          -        -      -           credentials 1 min ago
 asked for and not configured: nvcr.io (61×, from 10.0.4.31); to serve it: [[upstream]] name = \"nvcr.io\"
 ! harbor.lan refuses forebay's own credentials: what is cached is still served
@@ -278,7 +292,9 @@ asked for and not configured: nvcr.io (61×, from 10.0.4.31); to
         assert_eq!(super::warm(&job, now), "warm   12 images every 6h  (running)");
         job["running"] = false.into();
         job["last"] = json!({ "began": "2027-01-15T06:00:00Z", "fetched": 8, "cached": 3, "failed": 1 });
-        assert_eq!(super::warm(&job, now), "warm   12 images every 6h  8 fetched, 3 cached, 1 failed  2 h ago");
+        job["next"] = "2027-01-15T12:00:00Z".into();
+        let expected = "warm   12 images every 6h  8 fetched, 3 cached, 1 failed  2 h ago  next in 4 h";
+        assert_eq!(super::warm(&job, now), expected);
     }
 
     #[test]

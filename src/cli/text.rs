@@ -3,12 +3,31 @@
 use std::time::{Duration, SystemTime};
 
 use forebay::units::duration;
-pub(super) use forebay::units::{bytes, seconds};
+pub(super) use forebay::units::{bytes, counted, seconds};
 use serde_json::Value;
+
+/// As long are `sha256:` and 12 digits.
+const SHORT_DIGEST: usize = 19;
 
 /// A number of bytes in a document; empty if there is none.
 pub(super) fn size(number: &Value) -> String {
     number.as_u64().map(bytes).unwrap_or_default()
+}
+
+/// A duration of the command line, as the control API takes it.
+///
+/// # Errors
+/// It is none, or no time at all.
+pub(super) fn duration_argument(text: &str) -> Result<String, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if !duration.is_zero() => Ok(text.to_owned()),
+        _ => Err("write a duration such as 5s, 12h or 30d"),
+    }
+}
+
+/// As much of a digest as tells contents apart: the algorithm, and 12 digits.
+pub(super) fn short_digest(digest: &str) -> &str {
+    digest.get(..SHORT_DIGEST).unwrap_or(digest)
 }
 
 /// How long ago a time of RFC 3339 was, in its largest whole unit; `?` if it is none, and empty without a time.
@@ -18,6 +37,12 @@ pub(super) fn age(time: &Value, now: SystemTime) -> String {
     }
     let time = time.as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
     time.map_or_else(|| "?".to_owned(), |time| duration(now.duration_since(time).unwrap_or_default()))
+}
+
+/// How far off a time of RFC 3339 is, in its largest whole unit; empty without a time, or if it is none.
+pub(super) fn wait(time: &Value, now: SystemTime) -> String {
+    let time = time.as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
+    time.map_or_else(String::new, |time| duration(time.duration_since(now).unwrap_or_default()))
 }
 
 /// So many seconds in their largest whole unit.
@@ -59,6 +84,15 @@ mod tests {
             assert_eq!(age(&time.into(), now), expected, "{time}");
         }
         assert_eq!(age(&Value::Null, now), "");
+        let far = ["2027-01-15T13:00:01Z", "2027-01-15T07:00:00Z", "soon"].map(|time| wait(&time.into(), now));
+        assert_eq!(far, ["5 h", "0 s", ""]);
+    }
+
+    #[test]
+    fn a_duration_is_a_number_with_a_unit() {
+        for (text, is_good) in [("30d", true), ("1h 30m", true), ("0s", false), ("30", false), ("banana", false)] {
+            assert_eq!(duration_argument(text).is_ok(), is_good, "{text}");
+        }
     }
 
     #[test]

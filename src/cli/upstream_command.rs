@@ -1,6 +1,15 @@
 //! `forebay upstream …`: how the upstreams are, whether they answer now, and whether they get requests.
 
-use std::{ops::ControlFlow, time::SystemTime};
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::SystemTime,
+};
 
 use clap::{Args, Subcommand};
 use forebay::visible::printable;
@@ -10,9 +19,12 @@ use serde_json::Value;
 use super::{
     Failure, columns, control,
     output::{json_line, print, print_json, print_more},
-    running::RunningArguments,
+    running::{Places, RunningArguments},
     status, text,
 };
+
+/// How many upstreams are tested at a time: forebay allows as many.
+const MAX_TESTS: usize = 2;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum UpstreamCommand {
@@ -76,7 +88,10 @@ fn state_line(result: &Value) -> String {
     let name = result["upstream"].as_str().unwrap_or_default();
     match result["paused_since"].as_str() {
         Some(since) => printable(&format!("{name}: paused since {since}; what is cached is served")) + "\n",
-        None => printable(&format!("{name}: not paused")) + "\n",
+        None if result["was_paused"] == true => {
+            printable(&format!("{name}: resumed; for up to 5 s more, tags are served as they are cached")) + "\n"
+        }
+        None => printable(&format!("{name}: was not paused")) + "\n",
     }
 }
 
@@ -94,25 +109,42 @@ fn ls(running: &RunningArguments) -> Result<(), Failure> {
 fn test(names: &[String], running: &RunningArguments) -> Result<(), Failure> {
     let places = running.places()?;
     let names = if names.is_empty() { all_names(&control::get(&places, "/api/v1/upstreams")?) } else { names.to_vec() };
-    let mut failed = 0;
-    for name in &names {
-        let mut printed = ControlFlow::Continue(());
-        control::post(&places, &path_of(name, "test"), None, |event| {
-            failed += usize::from(event.data["result"] == "failed");
-            let line = if running.json { json_line(&event.data) } else { line(&event.data) };
-            if printed.is_continue() {
-                printed = print_more(&line);
-            }
-        })?;
-        // The other upstreams are not asked for a reader that has left.
-        if let ControlFlow::Break(ended) = printed {
+    let (all, mut failed) = (names.len(), 0);
+    for result in results(places, names) {
+        let result = result?;
+        failed += usize::from(result["result"] == "failed");
+        // The upstreams that are left are not asked for a reader that has left.
+        if let ControlFlow::Break(ended) = print_more(&if running.json { json_line(&result) } else { line(&result) }) {
             return ended;
         }
     }
     match failed {
         0 => Ok(()),
-        failed => Err(Failure::Failed(anyhow::anyhow!("{failed} of {} upstreams failed", names.len()))),
+        failed => Err(Failure::Failed(anyhow::anyhow!("{failed} of {} failed", text::counted(all as u64, "upstream")))),
     }
+}
+
+/// The results of the tests, each as it comes: one that hangs holds up no more than one of the others.
+fn results(places: Places, names: Vec<String>) -> mpsc::IntoIter<Result<Value, control::ControlError>> {
+    let (sender, results) = mpsc::channel();
+    let (names, next) = (Arc::new(names), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..MAX_TESTS {
+        let (places, names, next, sender) = (places.clone(), names.clone(), next.clone(), sender.clone());
+        // They end with the process, if the command ends before.
+        thread::spawn(move || {
+            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let asked = control::post(&places, &path_of(name, "test"), None, |event| {
+                    let _ = sender.send(Ok(event.data));
+                });
+                if let Err(error) = asked
+                    && sender.send(Err(error)).is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+    results.into_iter()
 }
 
 fn all_names(document: &Value) -> Vec<String> {

@@ -26,6 +26,7 @@ use super::{
     control::{self, ControlError},
     output::remark,
     running::RunningArguments,
+    text::{counted, duration_argument},
 };
 
 /// The longest text with names that is read, in bytes.
@@ -48,10 +49,10 @@ pub(super) struct WarmArguments {
     #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
     platforms: Vec<String>,
     /// Stop before more pulls than this count at Docker Hub
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number)]
     limit: Option<u32>,
     /// Pin the images for so long, such as "30d": they are not evicted
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = duration_argument)]
     pin: Option<String>,
     #[command(flatten)]
     running: RunningArguments,
@@ -67,11 +68,12 @@ impl WarmArguments {
             "pin": self.pin });
         let mut display = Display::new(self.running.json);
         let mut written = Ok(());
-        let mut done: Option<Value> = None;
+        let (mut done, mut misnamed): (Option<Value>, u64) = (None, 0);
         let told = control::post(&places, "/api/v1/warm", Some(&request), |event| {
             if written.is_ok() {
                 written = display.show(&event);
             }
+            misnamed += u64::from(event.data["failure"] == "invalid_name");
             if event.name == "done" {
                 done = Some(event.data);
             }
@@ -87,10 +89,12 @@ impl WarmArguments {
                 "forebay has ended the run, as it does when it stops; begin it again"
             )));
         };
-        match done["failed"].as_u64() {
-            Some(0) => Ok(()),
-            Some(1) => Err(Failure::Failed(anyhow!("1 image failed"))),
-            failed => Err(Failure::Failed(anyhow!("{} images failed", failed.unwrap_or_default()))),
+        let error = |failed: u64| anyhow!("{} failed", counted(failed, "image"));
+        match done["failed"].as_u64().unwrap_or_default() {
+            0 => Ok(()),
+            // Another try cannot help.
+            failed if failed == misnamed => Err(Failure::Configuration(error(failed))),
+            failed => Err(Failure::Failed(error(failed))),
         }
     }
 
@@ -100,7 +104,7 @@ impl WarmArguments {
         let mut images: Vec<String> = named.into_iter().cloned().collect();
         let stdin = from_stdin.first().map(|_| Path::new(STDIN));
         for path in self.files.iter().map(PathBuf::as_path).chain(stdin) {
-            let text = read(path).map_err(Failure::Failed)?;
+            let text = read(path).map_err(Failure::Configuration)?;
             let read = names::read(&text, |name| std::env::var(name).ok());
             let Names { images: named, remarks } = read.map_err(|error| not_understood(path, error))?;
             images.extend(named);
@@ -108,6 +112,10 @@ impl WarmArguments {
         }
         Ok(images)
     }
+}
+
+fn number(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "write a number, such as 50")
 }
 
 fn not_understood(path: &Path, error: NamesError) -> Failure {

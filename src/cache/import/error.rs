@@ -21,7 +21,7 @@ pub(crate) enum ImportError {
     NoRoom(#[from] NoSpace),
     #[error("the cache cannot be written")]
     Storage(#[source] io::Error),
-    #[error("an import is pinned: {0}")]
+    #[error("an import is pinned")]
     NotPinned(#[from] PinError),
     #[error("forebay is about to end")]
     End,

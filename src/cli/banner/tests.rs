@@ -37,7 +37,9 @@ fn certificate(names: &[&str]) -> CertificateFacts {
 fn a_newcomer_is_told_what_to_paste() {
     let text = banner("", "127.0.0.1:5000", None);
     assert!(text.contains("registry  http://127.0.0.1:5000\n"), "{text}");
-    assert!(text.contains("admin     http://127.0.0.1:5001/metrics\n"), "{text}");
+    assert!(text.contains("page      http://127.0.0.1:5000/ tells how"), "{text}");
+    assert!(text.contains("admin     http://127.0.0.1:5001/ is for operators"), "{text}");
+    assert!(!banner("[server]\npage = false\n", "127.0.0.1:5000", None).contains("page "));
     assert!(text.contains("upstreams docker.io, ghcr.io, quay.io, "), "{text}");
     assert!(text.contains("cache     /cache, at most 50.0 GiB\n"), "{text}");
     assert!(text.contains("  { \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }\n"), "{text}");

@@ -18,22 +18,23 @@ const REST: [(&str, &str); 7] = [
     ("in_flight", "in flight"),
 ];
 
-pub(super) fn text(usage: &Value, _: SystemTime) -> String {
+pub(super) fn text(usage: &Value, _: SystemTime, width: Option<usize>) -> String {
     let mut parts = Columns::new(["WHAT", "SIZE"]);
-    add(&mut parts, &usage["upstreams"], "upstream");
+    let upstreams = usage["upstreams"].as_array().into_iter().flatten();
+    add(&mut parts, upstreams.filter(|upstream| upstream["bytes"] != 0), "upstream");
     for (key, name) in REST.into_iter().filter(|(key, _)| usage[key].as_u64().is_some_and(|bytes| bytes > 0)) {
         parts.row([name.to_owned(), size(&usage[key])]);
     }
     parts.row([format!("in all, of {}", size(&usage["max_size"])), size(&usage["total"])]);
-    let mut repositories = Columns::new(["REPOSITORY", "SIZE"]);
-    add(&mut repositories, &usage["repositories"], "name");
+    let mut repositories = Columns::new(["REPOSITORY", "SIZE"]).with_names("REPOSITORY");
+    add(&mut repositories, usage["repositories"].as_array().into_iter().flatten(), "name");
     let has_any = usage["repositories"].as_array().is_some_and(|all| !all.is_empty());
-    let repositories = if has_any { format!("\n{repositories}") } else { String::new() };
+    let repositories = if has_any { format!("\n{}", repositories.fit(width)) } else { String::new() };
     format!("{parts}{repositories}{}", reading(usage))
 }
 
-fn add(columns: &mut Columns, list: &Value, name: &str) {
-    for entry in list.as_array().into_iter().flatten() {
+fn add<'a>(columns: &mut Columns, list: impl Iterator<Item = &'a Value>, name: &str) {
+    for entry in list {
         columns.row([entry[name].as_str().unwrap_or_default().to_owned(), size(&entry["bytes"])]);
     }
 }
@@ -48,7 +49,8 @@ mod tests {
     fn the_parts_are_shown_and_what_they_add_up_to() {
         let usage = json!({
             "total": 12 << 20, "max_size": 1_u64 << 30,
-            "upstreams": [{ "upstream": "docker.io", "bytes": 8 << 20 }, { "upstream": "ghcr.io", "bytes": 1 << 20 }],
+            "upstreams": [{ "upstream": "docker.io", "bytes": 8 << 20 }, { "upstream": "ghcr.io", "bytes": 1 << 20 },
+                          { "upstream": "quay.io", "bytes": 0 }],
             "several_upstreams": 0, "not_shown": 0, "no_image": 2 << 20, "tags": 1 << 20, "partial": 0, "overhead": 0,
             "in_flight": 0, "repositories": [{ "name": "docker.io/library/node", "bytes": 5 << 20 }], "reading": false,
         });
@@ -63,6 +65,6 @@ in all, of 1.0 GiB  12.0 MiB
 REPOSITORY              SIZE
 docker.io/library/node  5.0 MiB
 ";
-        assert_eq!(text(&usage, SystemTime::UNIX_EPOCH), expected);
+        assert_eq!(text(&usage, SystemTime::UNIX_EPOCH, None), expected);
     }
 }

@@ -7,15 +7,18 @@ use serde_json::Value;
 use super::reading;
 use crate::cli::{
     columns::Columns,
-    text::{age, size},
+    text::{age, counted, size},
 };
 
 /// How many platforms are named in a row.
 const MAX_PLATFORMS: usize = 3;
 
-pub(super) fn text(document: &Value, now: SystemTime) -> String {
-    let mut columns = Columns::new(["IMAGE", "PLATFORMS", "SIZE", "SHARED", "PULLS", "LAST USE", "CONFIRMED", "STATE"]);
-    for image in document["images"].as_array().into_iter().flatten() {
+pub(super) fn text(document: &Value, now: SystemTime, width: Option<usize>) -> String {
+    let head = ["IMAGE", "PLATFORMS", "SIZE", "SHARED", "PULLS", "LAST USE", "CONFIRMED", "STATE"];
+    let least = ["SHARED", "CONFIRMED", "PULLS", "PLATFORMS"];
+    let mut columns = Columns::new(head).with_names("IMAGE").with_least(least);
+    let images = document["images"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for image in images {
         columns.row([
             image["name"].as_str().unwrap_or_default().to_owned(),
             platforms(image),
@@ -31,14 +34,21 @@ pub(super) fn text(document: &Value, now: SystemTime) -> String {
         Some(left_out @ 1..) => format!("\n{left_out} more names were dropped: there are too many to remember\n"),
         _ => String::new(),
     };
-    format!("{columns}{}{left_out}", reading(document))
+    let more = if document["next"].is_null() { "" } else { ", and more than --limit" };
+    let sum = match images.len() {
+        0 => String::new(),
+        count => format!("\n{}{more}\n", counted(count as u64, "image")),
+    };
+    format!("{}{sum}{}{left_out}", columns.fit(width), reading(document))
 }
 
 /// The platforms whose manifests are here.
 fn platforms(image: &Value) -> String {
     let all = image["platforms"].as_array().map(Vec::as_slice).unwrap_or_default();
     let here = all.iter().filter(|platform| platform["here"] == true);
-    let mut names: Vec<_> = here.filter_map(|platform| platform["platform"].as_str()).collect();
+    let names = here.filter_map(|platform| platform["platform"].as_str());
+    // Nearly all are of this system.
+    let mut names: Vec<_> = names.map(|name| name.strip_prefix("linux/").unwrap_or(name)).collect();
     let more = names.len().saturating_sub(MAX_PLATFORMS);
     names.truncate(MAX_PLATFORMS);
     match (names.is_empty(), more) {
@@ -93,22 +103,28 @@ mod tests {
                 { "name": "ghcr.io/a/b:3", "size": 0, "shared": 0, "pulls": 0, "platforms": [], "complete": false },
             ],
             "reading": true,
+            "next": "ghcr.io/a/b:3",
             "left_out": 7,
         });
         let now = humantime::parse_rfc3339("2026-11-30T08:00:00Z").unwrap();
         let expected = "\
-IMAGE                      PLATFORMS    SIZE       SHARED     PULLS  LAST USE  CONFIRMED  STATE
-docker.io/library/node:22  linux/amd64  389.1 MiB  114.4 MiB  1204   3 s       41 s       complete, pinned
-docker.io/library/php:8.1  a,b,c +2     8.0 KiB    0 B        2      19 d      -          partial
-ghcr.io/a/b:1              -            -          -          0      -         -          being read
-ghcr.io/a/b:2              linux/amd64  8.0 KiB    0 B        0      -         -          manifest only
-ghcr.io/a/b:3              -            0 B        0 B        0      -         -          not here
+IMAGE                      PLATFORMS  SIZE       SHARED     PULLS  LAST USE  CONFIRMED  STATE
+docker.io/library/node:22  amd64      389.1 MiB  114.4 MiB  1204   3 s       41 s       complete, pinned
+docker.io/library/php:8.1  a,b,c +2   8.0 KiB    0 B        2      19 d      -          partial
+ghcr.io/a/b:1              -          -          -          0      -         -          being read
+ghcr.io/a/b:2              amd64      8.0 KiB    0 B        0      -         -          manifest only
+ghcr.io/a/b:3              -          0 B        0 B        0      -         -          not here
+
+5 images, and more than --limit
 
 forebay is still reading what is on disk: some of it is missing here
 
 7 more names were dropped: there are too many to remember
 ";
-        assert_eq!(text(&document, now), expected);
+        assert_eq!(text(&document, now, None), expected);
+        let narrow = text(&document, now, Some(64));
+        let head = "IMAGE                      SIZE       LAST USE  STATE";
+        assert_eq!(narrow.lines().next(), Some(head), "{narrow}");
         assert_eq!(state(&document["images"][2], false), "not read");
     }
 }

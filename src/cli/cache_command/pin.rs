@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::cli::{
     Failure,
     columns::Columns,
-    control,
-    output::{json_line, print},
+    control, no_match,
+    output::{json_line, print, remark},
     running::Places,
     text::size,
 };
@@ -37,13 +37,20 @@ fn each(
     duration: Option<&str>,
     line: fn(&Value) -> String,
 ) -> Result<(), Failure> {
-    for pattern in patterns {
+    for (position, pattern) in patterns.iter().enumerate() {
         let mut wanted = json!({ "match": pattern });
         if let Some(duration) = duration {
             wanted["for"] = duration.into();
         }
-        let answer = control::change(places, &format!("/api/v1/images/{verb}"), &wanted)?;
+        let answer = control::change(places, &format!("/api/v1/images/{verb}"), &wanted);
+        if answer.is_err() && position > 0 {
+            remark(&format!("{pattern} and what comes after it: nothing is changed"));
+        }
+        let answer = answer?;
         print(&line(&answer))?;
+        if let (Some(0), Some(name)) = (answer["images"].as_u64(), answer["match"].as_str()) {
+            no_match::warn_of_no_upstream(places, name);
+        }
     }
     Ok(())
 }
@@ -71,13 +78,14 @@ fn unpinned(answer: &Value) -> String {
 }
 
 /// All pins.
-pub(super) fn list(document: &Value, _now: SystemTime) -> String {
-    let mut columns = Columns::new(["PIN", "UNTIL"]);
+pub(super) fn list(document: &Value, _now: SystemTime, width: Option<usize>) -> String {
+    let mut columns = Columns::new(["PIN", "UNTIL"]).with_names("PIN");
     for pin in document["pins"].as_array().into_iter().flatten() {
         let word = |key: &str| pin[key].as_str().unwrap_or_default().to_owned();
         let until = if pin["imported"] == true { "a refresh (imported)".to_owned() } else { word("until") };
         columns.row([word("match"), until]);
     }
+    let columns = columns.fit(width);
     let kept = format!(
         "{} kept of {} that pins may keep",
         size(&document["pinned_bytes"]),
@@ -128,7 +136,7 @@ registry.k8s.io/*          2026-12-30T08:00:00Z
 
 4.0 KiB kept of 8.0 KiB that pins may keep
 ";
-        let text = |document: &Value| list(document, SystemTime::UNIX_EPOCH);
+        let text = |document: &Value| list(document, SystemTime::UNIX_EPOCH, None);
         assert_eq!(text(&document), expected);
         document["pinned_and_not_kept_bytes"] = 1024.into();
         assert!(text(&document).ends_with("pins may keep; 1.0 KiB more are pinned and may be evicted\n"));

@@ -4,17 +4,18 @@ use forebay::visible::printable;
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Failure, control,
+    Failure, control, no_match,
     output::{json_line, print},
     running::Places,
+    text::counted,
 };
 
 /// # Errors
 /// forebay refuses, or an upstream gives no answer for a tag.
 pub(super) fn refresh(places: &Places, patterns: &[String], is_json: bool) -> Result<(), Failure> {
-    let (mut failed, mut tags, mut printed) = (0, 0, Ok(()));
+    let (mut failed, mut tags, mut without_tag, mut printed) = (0, 0, 0, Ok(()));
     for pattern in patterns {
-        let mut is_whole = false;
+        let (mut is_whole, before) = (false, tags);
         control::post(places, "/api/v1/images/refresh", Some(&json!({ "match": pattern })), |event| {
             is_whole |= event.name == "done";
             if event.name == "image" {
@@ -29,11 +30,16 @@ pub(super) fn refresh(places: &Places, patterns: &[String], is_json: bool) -> Re
         if !is_whole {
             return Err(Failure::Failed(anyhow::anyhow!("forebay ended before all was refreshed")));
         }
+        if tags == before {
+            no_match::remark(places, pattern);
+            without_tag += 1;
+        }
     }
     printed?;
     match failed {
+        0 if without_tag > 0 => Err(Failure::Failed(anyhow::anyhow!("there is no such tag to refresh"))),
         0 => Ok(()),
-        failed => Err(Failure::Failed(anyhow::anyhow!("{failed} of {tags} tags could not be refreshed"))),
+        failed => Err(Failure::Failed(anyhow::anyhow!("{failed} of {} could not be refreshed", counted(tags, "tag")))),
     }
 }
 

@@ -7,10 +7,11 @@ use super::escaped;
 use crate::cli::{
     Failure, control,
     events::Event,
+    no_match,
     output::{json_line, print, remark},
     running::Places,
     terminal,
-    text::size,
+    text::{counted, size},
 };
 
 /// All images.
@@ -78,6 +79,7 @@ impl Removal<'_> {
         for pattern in if self.patterns.is_empty() { &all } else { self.patterns } {
             let path = format!("/api/v1/images?match={}{filters}&dry_run={is_dry}", escaped(pattern));
             let mut printed = Ok(());
+            let before = outcome.images + outcome.pinned;
             outcome.is_whole = false;
             control::delete(self.places, &path, |event| {
                 outcome.note(&event);
@@ -91,15 +93,20 @@ impl Removal<'_> {
             if !outcome.is_whole {
                 return Err(Failure::Failed(anyhow::anyhow!("forebay ended before all was removed")));
             }
+            if outcome.images + outcome.pinned == before {
+                match filters.is_empty() {
+                    true => no_match::remark(self.places, pattern),
+                    false => remark("there are no such images to remove"),
+                }
+            }
         }
         if !self.is_json {
             if is_told && shown > MAX_SHOWN {
                 print(&format!("and {} more\n", shown - MAX_SHOWN))?;
             }
             let verb = if is_dry { "would be removed" } else { "removed" };
-            match outcome.images {
-                0 => remark("there are no such images to remove"),
-                images => print(&format!("{} {verb}\n", sum(images, outcome.bytes)))?,
+            if outcome.images > 0 {
+                print(&format!("{} {verb}\n", sum(outcome.images, outcome.bytes)))?;
             }
         }
         Ok(outcome)
@@ -130,8 +137,7 @@ impl Outcome {
 }
 
 fn sum(images: u64, bytes: u64) -> String {
-    let images = if images == 1 { "1 image".to_owned() } else { format!("{images} images") };
-    format!("{images}, {}", size(&bytes.into()))
+    format!("{}, {}", counted(images, "image"), size(&bytes.into()))
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use forebay::visible::printable;
 
 use crate::cli::{
     columns::Columns,
-    text::{age, size},
+    text::{age, short_digest, size},
 };
 
-pub(super) fn text(image: &Value, now: SystemTime) -> String {
+pub(super) fn text(image: &Value, now: SystemTime, width: Option<usize>) -> String {
     let word = |key: &str| printable(image[key].as_str().unwrap_or("-"));
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let lines = [
@@ -29,10 +29,14 @@ pub(super) fn text(image: &Value, now: SystemTime) -> String {
     let mut text = String::new();
     for (name, value) in lines {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{name:<10} {value}");
+        let _ = match width {
+            // A digest is one word, to be copied as a whole.
+            Some(width) if value.chars().count() + 11 > width => writeln!(text, "{name} {value}"),
+            _ => writeln!(text, "{name:<10} {value}"),
+        };
     }
     for manifest in image["manifests"].as_array().into_iter().flatten() {
-        text.push_str(&of_manifest(manifest));
+        text.push_str(&of_manifest(manifest, width));
     }
     for (key, what) in
         [("left_out", "manifests and layers are not shown"), ("more_platforms", "platforms are not shown")]
@@ -44,24 +48,27 @@ pub(super) fn text(image: &Value, now: SystemTime) -> String {
     text
 }
 
-fn of_manifest(manifest: &Value) -> String {
+fn of_manifest(manifest: &Value, width: Option<usize>) -> String {
     let platform = printable(manifest["platform"].as_str().unwrap_or("no platform"));
-    let mut columns = Columns::new(["PART", "DIGEST", "SIZE", "HERE", "SHARED WITH"]);
+    let mut columns = Columns::new(["PART", "DIGEST", "SIZE", "HERE", "SHARED WITH"]).with_names("SHARED WITH");
+    let part = |name: &str, data: &Value| part(name, data, width.is_some());
     columns.row(part("manifest", &manifest["manifest"]));
     if manifest["configuration"].is_object() {
         columns.row(part("configuration", &manifest["configuration"]));
     }
     manifest["layers"].as_array().into_iter().flatten().for_each(|layer| columns.row(part("layer", layer)));
-    format!("\n{platform}\n{columns}")
+    format!("\n{platform}\n{}", columns.fit(width))
 }
 
-fn part(name: &str, part: &Value) -> [String; 5] {
+/// `is_narrow`: a whole digest would take most of the line.
+fn part(name: &str, part: &Value, is_narrow: bool) -> [String; 5] {
     let names: Vec<_> = part["shared_with"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let digest = part["digest"].as_str().unwrap_or_default();
     let more = part["shares"].as_u64().unwrap_or_default().saturating_sub(names.len() as u64);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     [
         name.to_owned(),
-        part["digest"].as_str().unwrap_or_default().to_owned(),
+        if is_narrow { short_digest(digest) } else { digest }.to_owned(),
         size(&part["size"]),
         if part["here"] == true { "yes" } else { "no" }.to_owned(),
         names.join(", ") + &more,
@@ -110,10 +117,23 @@ no platform
 PART      DIGEST    SIZE     HERE  SHARED WITH
 manifest  sha256:d  4.0 KiB  no    -
 ";
-        assert_eq!(text(&image, now), expected);
+        assert_eq!(text(&image, now, None), expected);
         (image["left_out"], image["more_platforms"]) = (7.into(), 0.into());
-        assert_eq!(text(&image, now), format!("{expected}\n7 more manifests and layers are not shown\n"));
+        assert_eq!(text(&image, now, None), format!("{expected}\n7 more manifests and layers are not shown\n"));
         image["more_platforms"] = 2.into();
-        assert!(text(&image, now).ends_with("\n2 more platforms are not shown\n"));
+        assert!(text(&image, now, None).ends_with("\n2 more platforms are not shown\n"));
+    }
+
+    #[test]
+    fn on_a_terminal_digests_of_parts_are_short() {
+        let digest = format!("sha256:{}", "1f".repeat(32));
+        let image = json!({
+            "name": "a/b:1", "digest": digest, "pulls": 0,
+            "manifests": [{ "platform": "linux/amd64", "manifest": { "digest": digest, "size": 1, "here": true }}],
+        });
+        let told = text(&image, SystemTime::UNIX_EPOCH, Some(80));
+        assert!(told.contains(&format!("\ndigest {digest}\n")), "{told}");
+        assert!(told.ends_with("\nmanifest  sha256:1f1f1f1f1f1f  1 B   yes   -\n"), "{told}");
+        assert!(text(&image, SystemTime::UNIX_EPOCH, None).contains(&format!("\nmanifest  {digest}  ")));
     }
 }

@@ -4,7 +4,7 @@ use forebay::visible::printable;
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Failure, control,
+    Failure, control, no_match,
     output::{json_line, print},
     progress::{StatusLine, line},
     running::Places,
@@ -14,8 +14,10 @@ use crate::cli::{
 /// # Errors
 /// forebay refuses, or something is damaged or cannot be read.
 pub(super) fn verify(places: &Places, pattern: Option<&str>, is_json: bool) -> Result<(), Failure> {
+    let mut images = 0;
     let (mut done, mut printed, mut status) = (Value::Null, Ok(()), StatusLine::begin());
     control::post(places, "/api/v1/images/verify", Some(&json!({ "match": pattern })), |event| {
+        images += usize::from(event.name == "image");
         let text = match &*event.name {
             _ if is_json => json_line(&event.data),
             "image" => damages(&event.data),
@@ -35,6 +37,10 @@ pub(super) fn verify(places: &Places, pattern: Option<&str>, is_json: bool) -> R
     })?;
     printed?;
     let count = |key: &str| done[key].as_u64();
+    if let (Some(pattern), 0, Some(0)) = (pattern, images, count("objects")) {
+        no_match::remark(places, pattern);
+        return Err(Failure::Failed(anyhow::anyhow!("there is nothing of that to verify")));
+    }
     match (count("damaged"), count("unreadable")) {
         (Some(0), Some(0)) => Ok(()),
         (Some(0), Some(unreadable)) => Err(failed(unreadable, "could not be read: the log says why")),

@@ -9,17 +9,18 @@ use serde_json::{Value, json};
 
 use crate::cli::{
     Failure,
+    columns::cut,
     events::Event,
     output::{print, print_json, remark},
-    text,
+    text::{self, counted},
 };
 
 /// A line of progress is printed for one event in so many: events come twice a second.
 const LINE_EVERY: u64 = 20;
-/// How much of a digest tells images apart, in bytes.
-const SHORT_DIGEST: usize = 19;
-/// Plain characters: every terminal has them.
-const BAR: &str = "[{bar:24}] {msg}";
+/// Plain characters: every terminal has them. What has no room in its line is cut off, so that the line can be drawn anew.
+const BAR: &str = "[{bar:10}] {wide_msg}";
+/// The longest name beside a bar, in characters.
+const MAX_NAME: usize = 40;
 
 /// Shows the events of a run.
 pub(super) struct Display {
@@ -35,6 +36,10 @@ enum Form {
 struct Bars {
     all: MultiProgress,
     total: ProgressBar,
+    /// For how many images a line is printed.
+    told: u64,
+    /// What came last of the progress.
+    last: Value,
     images: HashMap<String, ProgressBar>,
 }
 
@@ -70,8 +75,9 @@ impl Display {
             }
             Form::Lines { .. } => print(&line),
             Form::Bars(bars) => {
-                if event.name == "done" {
-                    bars.clear();
+                match &*event.name {
+                    "done" => bars.clear(),
+                    _ => bars.note_image(),
                 }
                 bars.all.suspend(|| print(&line))
             }
@@ -87,7 +93,13 @@ impl Display {
                 }
                 *events += 1;
             }
-            Form::Bars(bars) => bars.update(data),
+            Form::Bars(bars) => {
+                if data["phase"] == "fetching" && bars.last["phase"] != "fetching" {
+                    bars.all.suspend(|| remark(&plan_text(data)));
+                }
+                bars.last = data.clone();
+                bars.update();
+            }
         }
     }
 
@@ -103,10 +115,27 @@ impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
         let total = all.add(bar());
-        Self { all, total, images: HashMap::new() }
+        Self { all, total, told: 0, last: Value::Null, images: HashMap::new() }
     }
 
-    fn update(&mut self, data: &Value) {
+    /// An image is looked at, or done: the next event of progress comes in half a second, or never.
+    fn note_image(&mut self) {
+        self.told += 1;
+        if !self.last.is_null() {
+            self.update();
+        }
+    }
+
+    fn update(&mut self) {
+        let mut data = std::mem::take(&mut self.last);
+        for key in ["resolved", "done"] {
+            data[key] = number(&data, key).max(self.told).into();
+        }
+        self.draw(&data);
+        self.last = data;
+    }
+
+    fn draw(&mut self, data: &Value) {
         let (position, length) = match &data["phase"] {
             Value::String(phase) if phase == "resolving" => (number(data, "resolved"), number(data, "images")),
             _ => (number(data, "bytes"), number(data, "total")),
@@ -124,7 +153,12 @@ impl Bars {
         for (name, image) in current {
             let (bytes, total) = (number(image, "bytes"), number(image, "total"));
             let bar = self.images.entry(name.clone()).or_insert_with(|| self.all.insert_before(&self.total, bar()));
-            set(bar, bytes, total, format!("{} of {}  {name}", text::bytes(bytes), text::bytes(total)));
+            set(
+                bar,
+                bytes,
+                total,
+                format!("{} of {}  {}", text::bytes(bytes), text::bytes(total), cut(&name, MAX_NAME)),
+            );
         }
     }
 
@@ -152,13 +186,19 @@ fn set(bar: &ProgressBar, position: u64, length: u64, message: String) {
 fn progress_text(data: &Value) -> String {
     let (images, done, failed) = (number(data, "images"), number(data, "done"), number(data, "failed"));
     if data["phase"] == "resolving" {
-        return format!("{} of {images} images looked at", number(data, "resolved"));
+        return format!("{} of {} looked at", number(data, "resolved"), counted(images, "image"));
     }
     let bytes = format!("{} of {}", text::bytes(number(data, "bytes")), text::bytes(number(data, "total")));
     let rate = text::bytes(number(data, "bytes_per_second"));
     let left = data["seconds_left"].as_u64().map(|left| format!(", {} left", text::whole_seconds(left)));
     let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-    format!("{bytes}, {rate}/s{}; {done} of {images} images done{failed}", left.unwrap_or_default())
+    format!("{bytes}, {rate}/s{}; {done} of {images} done{failed}", left.unwrap_or_default())
+}
+
+/// What all images were found to need, once that is known.
+fn plan_text(data: &Value) -> String {
+    let (images, bytes) = (counted(number(data, "images"), "image"), text::bytes(number(data, "total")));
+    format!("{images}: {bytes} to fetch, {} so far", counted(number(data, "pulls"), "counted pull"))
 }
 
 fn image_line(data: &Value) -> String {
@@ -168,7 +208,7 @@ fn image_line(data: &Value) -> String {
         return format!("failed   {image}  {problem}\n");
     }
     let digest = visible(&data["digest"]);
-    let digest = digest.get(..SHORT_DIGEST).unwrap_or(&digest);
+    let digest = text::short_digest(&digest);
     let stale = if problem.is_empty() { String::new() } else { format!("  ({problem})") };
     format!("{outcome:<8} {image}  {}  {digest}{stale}\n", text::bytes(number(data, "bytes")))
 }
@@ -179,7 +219,8 @@ fn summary_line(data: &Value) -> String {
     let took = text::seconds(data["seconds"].as_f64().unwrap_or_default());
     let problem = visible(&data["problem"]);
     let problem = if problem.is_empty() { String::new() } else { format!("{problem}\n") };
-    format!("{problem}{fetched} fetched, {cached} cached, {failed} failed: {bytes} in {took}, {pulls} counted pulls\n")
+    let pulls = counted(pulls, "counted pull");
+    format!("{problem}{fetched} fetched, {cached} cached, {failed} failed: {bytes} in {took}, {pulls}\n")
 }
 
 fn number(data: &Value, name: &str) -> u64 {
@@ -222,8 +263,10 @@ mod tests {
         assert_eq!(progress_text(&resolving), "3 of 12 images looked at");
         let mut fetching = json!({ "phase": "fetching", "images": 12, "done": 7, "failed": 1, "bytes": 1 << 30,
             "total": 4_u64 << 30, "bytes_per_second": 61 << 20, "seconds_left": 75 });
-        let expected = "1.0 GiB of 4.0 GiB, 61.0 MiB/s, 1 min left; 7 of 12 images done, 1 failed";
+        let expected = "1.0 GiB of 4.0 GiB, 61.0 MiB/s, 1 min left; 7 of 12 done, 1 failed";
         assert_eq!(progress_text(&fetching), expected);
+        fetching["pulls"] = 11.into();
+        assert_eq!(plan_text(&fetching), "12 images: 4.0 GiB to fetch, 11 counted pulls so far");
         fetching["seconds_left"] = Value::Null;
         assert!(progress_text(&fetching).contains("61.0 MiB/s; 7 of"));
         let sums = json!({ "fetched": 1, "cached": 2, "failed": 0, "fetched_bytes": 1024, "pulls": 3, "seconds": 1.5 });

@@ -56,6 +56,7 @@ async fn an_image_is_explained_and_nothing_is_cached_for_it() {
     let route = json!({
         "step": "route", "upstream": UPSTREAM, "repository": "team/app", "reference": "1", "by": "default",
         "access": "shared", "credentials": "own", "user": "ci-bot", "paused_since": null, "problem": null,
+        "credentials_from": mirror.config().cache.directory.with_file_name("bot.password"),
     });
     assert_eq!(steps["route"], route);
     assert_eq!((&steps["rules"]["matching"], &steps["rules"]["denied_by"]), (&json!([]), &Value::Null));
@@ -130,7 +131,7 @@ async fn each_way_to_fail_is_told_by_its_step() {
     registry.fault(When::manifests(), Fault::status(500));
     let (steps, end) = explain(&mirror, "team/app:1").await;
     assert_eq!((&steps["head"]["cause"], &end["pull"]), (&json!("status"), &json!("fails")), "{steps:?}");
-    assert_eq!(end["meaning"], "fake.example cannot answer (status), and nothing is cached");
+    assert_eq!(end["meaning"], "nothing is cached, and fake.example cannot answer (status)");
     registry.heal();
 
     registry.revoke_tokens();

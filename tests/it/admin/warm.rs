@@ -255,7 +255,7 @@ async fn what_has_no_room_is_refused_before_it_is_fetched() {
     let (told, done) = warm(&mirror, all).await;
     assert_eq!(sums(&done), [0, 1, 2], "{told:?}");
     assert_eq!(outcome(&told, "fake.example/team/app:third"), ("failed", "no_room"));
-    assert!(done["problem"].as_str().unwrap().contains("and cache.max_size is 1048576 bytes"), "{done}");
+    assert!(done["problem"].as_str().unwrap().contains("and cache.max_size is 1.0 MiB"), "{done}");
     assert_eq!(registry.count(|request| request.is_blob_get(&third.layers[0])), 0);
     // Another image makes room for one that fits.
     let (_, done) = warm(&mirror, json!({ "images": ["team/app:third"] })).await;
@@ -366,8 +366,11 @@ async fn what_is_fetched_is_pinned_if_pins_have_room() {
     for image in ["fake.example/team/app:small", "fake.example/team/app:large"] {
         assert_eq!(outcome(&told, image), ("failed", "not_pinned"), "{told:?}");
     }
-    assert!(told[0]["problem"].as_str().unwrap().contains("pins may keep 838860"), "{told:?}");
-    assert!(done["problem"].as_str().unwrap().contains("pins may keep 838860") && sums(&done) == [0, 0, 2], "{done}");
+    assert!(told[0]["problem"].as_str().unwrap().contains("pins may keep 819.2 KiB"), "{told:?}");
+    assert!(
+        done["problem"].as_str().unwrap().contains("pins may keep 819.2 KiB") && sums(&done) == [0, 0, 2],
+        "{done}"
+    );
     assert_eq!(registry.count(|request| request.is_blob_get(&large.layers[0])), 0);
     assert_eq!(pins().await, first);
     // Without a pin it has room.

@@ -492,8 +492,8 @@ async fn an_import_that_pins_have_no_room_for_names_nothing() {
     let other = "fake.example/team/app:2";
     let (code, text, error) = import_bytes(&mirror, &image(other, 2), &[]).await;
     assert!(code == Some(1) && text.is_empty(), "{text}{error}");
-    assert!(error.contains("an import is pinned: the pinned images would take 1889"), "{error}");
-    assert!(error.contains("and pins may keep 16777216: 80 % of cache.max_size"), "{error}");
+    assert!(error.contains("an import is pinned: the pinned images would take 18.0 MiB"), "{error}");
+    assert!(error.contains("and pins may keep 16.0 MiB: 80 % of cache.max_size"), "{error}");
     assert_ne!(mirror.get(&manifest("2")).await.status, 200);
     assert_eq!(pinned(&mirror).await.1, [(NAME.into(), true.into())]);
     // A newer image of the same name takes the place of the older one.

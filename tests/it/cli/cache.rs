@@ -16,7 +16,8 @@ async fn images_are_pinned_listed_and_unpinned() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
     let (code, text, error) = ask(&mirror, &["cache", "pin", "node:*", "fake.example/*", "--for", "30d"]).await;
-    assert_eq!((code, &*error), (Some(0), ""));
+    let warning = "warning: no upstream is named docker.io: nothing comes from there\n";
+    assert_eq!((code, &*error), (Some(0), warning));
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("docker.io/library/node:*: pinned until 20"), "{text}");
     assert!(lines[1].ends_with("Z; nothing of it is in the cache yet"), "{text}");
@@ -41,7 +42,13 @@ async fn images_are_pinned_listed_and_unpinned() {
 #[test]
 fn changes_want_their_arguments() {
     let directory = directory("");
-    for arguments in [&["cache", "unpin"][..], &["cache", "pin", "--for", "30d"], &["cache", "rm", "--yes"]] {
+    for arguments in [
+        &["cache", "unpin"][..],
+        &["cache", "pin", "--for", "30d"],
+        &["cache", "pin", "node", "--for", "0s"],
+        &["cache", "pin", "node", "--for", "banana"],
+        &["cache", "rm", "--yes"],
+    ] {
         assert_eq!(run(&directory, arguments).0, Some(2), "{arguments:?}");
     }
 }
@@ -57,7 +64,7 @@ async fn images_are_removed_refreshed_and_verified() {
     let (code, text, error) = ask(&mirror, &["cache", "refresh", "fake.example/team/app:1"]).await;
     assert!(code == Some(0) && text.starts_with("fake.example/team/app:1: still sha256:"), "{text}{error}");
     let (code, text, error) = ask(&mirror, &["cache", "refresh", "fake.example/team/app:2"]).await;
-    assert_eq!((code, &*error), (Some(1), "forebay: 1 of 1 tags could not be refreshed\n"), "{text}");
+    assert_eq!((code, &*error), (Some(1), "forebay: 1 of 1 tag could not be refreshed\n"), "{text}");
 
     // There is no terminal to ask at.
     let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*"]).await;
@@ -73,7 +80,24 @@ async fn images_are_removed_refreshed_and_verified() {
     let (code, text, error) = ask(&mirror, &["cache", "rm", "--upstream", "fake.example", "--yes"]).await;
     assert!(code == Some(0) && text.ends_with(" removed\n"), "{text}{error}");
     let (code, text, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--yes"]).await;
-    assert_eq!((code, &*text, &*error), (Some(0), "", "there are no such images to remove\n"));
+    assert_eq!((code, &*text, &*error), (Some(0), "", "nothing matches fake.example/*\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_that_matches_nothing_is_told_with_a_hint() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    let (code, text, error) = ask(&mirror, &["cache", "ls"]).await;
+    assert_eq!((code, text.lines().count(), &*error), (Some(0), 1, "no image is in the cache yet\n"));
+    for (command, code, problem) in [
+        ("ls", 0, ""),
+        ("refresh", 1, "forebay: there is no such tag to refresh\n"),
+        ("verify", 1, "forebay: there is nothing of that to verify\n"),
+    ] {
+        let (found, _, error) = ask(&mirror, &["cache", command, "team/*"]).await;
+        let hint = "nothing matches team/*; no upstream is named team; of Docker Hub: 'docker.io/team/*'\n";
+        assert_eq!((found, error), (Some(code), format!("{hint}{problem}")), "{command}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +152,7 @@ async fn images_are_listed_shown_and_summed_up() {
     mirror.get(&format!("/v2/team/app/blobs/{}", image.config)).await;
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
     let lines = list(&mirror, &[]).await;
-    assert!(lines[1].contains("  linux/amd64  ") && lines[1].ends_with("  partial"), "{lines:?}");
+    assert!(lines[1].contains("  amd64 ") && lines[1].ends_with("  partial"), "{lines:?}");
     let (_, document, _) = ask(&mirror, &["cache", "ls", "--json", "--sort", "size", "--limit", "1"]).await;
     let document = json(&document);
     assert_eq!((&document["images"][0]["access"], &document["next"]), (&"client".into(), &serde_json::Value::Null));

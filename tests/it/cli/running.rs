@@ -36,7 +36,7 @@ async fn the_status_fails_when_a_person_should_look() {
     let (code, page, error) = ask(&mirror, &["status"]).await;
     assert_eq!((code, &*error), (Some(0), ""), "{page}");
     assert!(page.starts_with(&format!("forebay {}  ready  up ", env!("CARGO_PKG_VERSION"))), "{page}");
-    assert!(page.contains("\nfake.example  not asked yet  none "), "{page}");
+    assert!(page.contains("\nfake.example  not asked yet  anonymous "), "{page}");
     assert_eq!(ask(&mirror, &["status", "--ready"]).await, (Some(0), "ready\n".to_owned(), String::new()));
 
     registry.fault(When::any(), Fault::status(500));
@@ -62,13 +62,13 @@ async fn upstreams_are_listed_and_tested() {
     let mirror = Mirror::of(&registry).await;
     let (code, list, _) = ask(&mirror, &["upstream", "ls"]).await;
     let words: Vec<Vec<&str>> = list.lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
-    assert_eq!((code, &words[1][..3]), (Some(0), &["fake.example", "not asked yet", "none"][..]), "{list}");
+    assert_eq!((code, &words[1][..3]), (Some(0), &["fake.example", "not asked yet", "anonymous"][..]), "{list}");
 
     let (code, text, error) = ask(&mirror, &["upstream", "test"]).await;
     assert!(code == Some(0) && text.starts_with("fake.example: ok, "), "{text}{error}");
     registry.fault(When::any(), Fault::status(500));
     let (code, text, error) = ask(&mirror, &["upstream", "test", "fake.example", "--json"]).await;
-    assert_eq!((code, &*error), (Some(1), "forebay: 1 of 1 upstreams failed\n"));
+    assert_eq!((code, &*error), (Some(1), "forebay: 1 of 1 upstream failed\n"));
     assert_eq!(json(&text)["cause"], "status");
     let (code, text, error) = ask(&mirror, &["upstream", "test", "other.example"]).await;
     assert_eq!((code, &*text), (Some(1), ""));
@@ -84,9 +84,12 @@ async fn an_upstream_is_paused_and_resumed() {
     let (_, list, _) = ask(&mirror, &["upstream", "ls"]).await;
     assert!(list.contains("fake.example  PAUSED "), "{list}");
     let (code, text, _) = ask(&mirror, &["upstream", "resume", "fake.example"]).await;
-    assert_eq!((code, &*text), (Some(0), "fake.example: not paused\n"));
+    let expected = "fake.example: resumed; for up to 5 s more, tags are served as they are cached\n";
+    assert_eq!((code, &*text), (Some(0), expected));
+    let (_, text, _) = ask(&mirror, &["upstream", "resume", "fake.example"]).await;
+    assert_eq!(text, "fake.example: was not paused\n");
     let (code, text, _) = ask(&mirror, &["upstream", "resume", "fake.example", "--json"]).await;
-    let expected = serde_json::json!({ "upstream": "fake.example", "paused_since": null });
+    let expected = serde_json::json!({ "upstream": "fake.example", "paused_since": null, "was_paused": false });
     assert_eq!((code, json(&text)), (Some(0), expected));
     let (code, _, error) = ask(&mirror, &["upstream", "pause", "other.example"]).await;
     assert_eq!(code, Some(1));
@@ -117,7 +120,8 @@ fn without_a_running_forebay_the_places_are_named() {
         assert_eq!((code, &*stdout), (Some(1), ""), "{stderr}");
         assert_eq!(
             stderr,
-            "forebay: no forebay runs here: nothing listens on none.sock; --control PATH or URL says where one does\n"
+            "forebay: no forebay runs here: nothing listens on none.sock; start it (forebay serve, or systemctl start \
+             forebay), or name the one that runs by its --config FILE, or by --control PATH or URL\n"
         );
     }
 }
@@ -174,6 +178,9 @@ async fn the_admin_listener_is_asked_with_a_token() {
     let url = format!("http://{}", closed.app().admin_addr());
     let (code, _, error) = run_beside(&["status", "--control", &url]).await;
     assert!(code == Some(1) && error.contains("--token-file FILE names its file"), "{error}");
+    // A probe needs no token.
+    let ready = run_beside(&["status", "--ready", "--control", &url]).await;
+    assert_eq!(ready, (Some(0), "ready\n".to_owned(), String::new()));
     let file = token.to_str().unwrap();
     let (code, text, error) = run_beside(&["upstream", "test", "--control", &url, "--token-file", file]).await;
     assert!(code == Some(0) && text.starts_with("fake.example: ok, "), "{text}{error}");

@@ -67,7 +67,11 @@ async fn the_exit_code_tells_failures_from_wrong_usage() {
         (&["warm"][..], Some(2)),
         (&["warm", "team/app:1", "--platform", "x86"], Some(2)),
         (&["warm", "team/app:1", "--limit", "-1"], Some(2)),
-        (&["warm", "-f", "/no/such/file"], Some(1)),
+        (&["warm", "team/app:1", "--pin", "soon"], Some(2)),
+        (&["warm", "Bad Name"], Some(2)),
+        (&["warm", "team/app:*"], Some(2)),
+        (&["warm", "team/app:*", "team/app:2"], Some(1)),
+        (&["warm", "-f", "/no/such/file"], Some(2)),
     ] {
         let (exit, _, error) = ask(&mirror, arguments).await;
         assert_eq!(exit, code, "{arguments:?}: {error}");
