@@ -127,8 +127,21 @@ struct DiskStoreInner {
     give_up: OnceLock<GiveUp>,
     disk_lines: DiskLines,
     metrics: Metrics,
-    /// Dropped last; the kernel releases the lock with it.
-    _lock: File,
+    /// Dropped last.
+    _lock: DirectoryLock,
+}
+
+/// The lock of a directory, for one process.
+///
+/// It is released by name: a program that another thread starts at this moment has a copy of the descriptor until it runs,
+/// and would keep the lock of a descriptor that is only closed. Source: flock(2).
+struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing it releases the lock soon in any case.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl DiskStore {
@@ -171,7 +184,7 @@ impl DiskStore {
             give_up: OnceLock::new(),
             disk_lines: disk_lines(),
             metrics,
-            _lock: lock,
+            _lock: DirectoryLock(lock),
             root,
         }));
         store.scan_temporary();
@@ -405,5 +418,15 @@ mod tests {
     /// A store of 1 MiB in this directory.
     pub(super) fn store(directory: &Path) -> DiskStore {
         DiskStore::open(&Config::at(directory), Metrics::new().unwrap()).unwrap()
+    }
+
+    /// As a program has one between its start and its first instruction.
+    #[tokio::test]
+    async fn a_copy_of_the_descriptor_keeps_no_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = store(directory.path());
+        let _copy = first.0._lock.0.try_clone().unwrap();
+        drop(first);
+        store(directory.path());
     }
 }
