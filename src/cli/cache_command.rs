@@ -31,6 +31,9 @@ const MAX_PAGES: usize = 1000;
 /// What stands in a path or a query as it is.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b':').remove(b'.').remove(b'-').remove(b'_');
 
+/// Shows a document to a person, at a time, in lines of so many characters.
+type Text = fn(&Value, SystemTime, Option<usize>) -> String;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum CacheCommand {
     /// List images: how large each is, what of it is here, how it is used
@@ -148,7 +151,7 @@ impl CacheCommand {
             Self::Import(import) => &import.running,
         };
         let places = running.places()?;
-        let (document, text): (Value, fn(&Value, SystemTime, Option<usize>) -> String) = match self {
+        let (document, text): (Value, Text) = match self {
             Self::Pin { patterns, duration, .. } if !patterns.is_empty() => {
                 return pin::pin(&places, patterns, duration.as_deref(), running.json);
             }
