@@ -74,6 +74,8 @@ use crate::{
 
 /// How many manifests that came are remembered until they are read; if more come, all names are looked at again.
 const MAX_LANDED: usize = 4096;
+/// How long what needs to know all images waits until those on disk are read.
+const READING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -393,14 +395,15 @@ impl Inventory {
         self.answer(question).await.unwrap_or_default()
     }
 
-    /// Waits until all is read that there is to read, but not longer than this; returns whether it is.
-    pub(crate) async fn until_read(&self, patience: Duration) -> bool {
+    /// Waits until all is read that there is to read, for [`READING_TIMEOUT`] at most; returns whether it is. Before that it is
+    /// not known which images there are, and what they share.
+    pub(crate) async fn until_read(&self) -> bool {
         let mut readings = self.readings();
         let read = async {
             // The inventory has the sender.
             while self.is_reading() && readings.changed().await.is_ok() {}
         };
-        timeout(patience, read).await.is_ok()
+        timeout(READING_TIMEOUT, read).await.is_ok()
     }
 
     /// How many images are known, and the bytes that they take in memory.

@@ -45,8 +45,6 @@ const MAX_OBJECTS: usize = 200_000;
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long the images are not looked at again after they were.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a pattern waits until the inventory has read what is on disk: before that it is not known what the images take.
-const READING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -174,7 +172,7 @@ impl Pins {
         let (pattern, text) = Pattern::typed_in_full(text, is_upstream)?;
         let end = until.map_or(PinEnd::Never, |until| PinEnd::At(seconds(until)));
         let (pins, pin) = (self.clone(), Pin { text, pattern, end });
-        if !pin.is_name() && !self.0.inventory.until_read(READING_TIMEOUT).await {
+        if !pin.is_name() && !self.0.inventory.until_read().await {
             return Err(PinError::Reading);
         }
         blocking(move || pins.pin_now(pin)).await

@@ -4,10 +4,7 @@
 //! client that is reading one of their blobs gets all of it. A removal that has begun goes on when the operator leaves. Pinned
 //! images stay, also those that are pinned while it runs.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,8 +19,6 @@ use super::{
 };
 use crate::upstream::Upstream;
 
-/// How long a removal waits until the inventory has read what is on disk: before that it is not known what images share.
-const READING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many steps the operator may be behind before the removal waits.
 const MAX_STEPS: usize = 64;
 /// After how many objects the operator is told how far the removal is.
@@ -106,7 +101,7 @@ impl Removal {
         wanted: impl Fn(&ImageName, Option<SystemTime>) -> bool + Send + 'static,
     ) -> Result<PlannedRemoval, RemovalError> {
         let turn = self.turn.clone().try_acquire_owned().map_err(|_| RemovalError::Busy)?;
-        if !self.inventory.until_read(READING_TIMEOUT).await {
+        if !self.inventory.until_read().await {
             return Err(RemovalError::Reading);
         }
         let (inventory, pins) = (self.inventory.clone(), self.pins.clone());

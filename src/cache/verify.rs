@@ -48,6 +48,8 @@ pub(crate) struct ImageVerification {
 pub(crate) enum VerifyError {
     #[error("another verification is running; try again when it is over")]
     Busy,
+    #[error("the images on disk are still being read; try again in a moment")]
+    Reading,
     #[error("the images have more than {MAX_OBJECTS} parts: verify the whole cache, without a pattern")]
     TooMuch,
 }
@@ -99,7 +101,7 @@ impl ImageVerification {
     /// Verifies the images that are `wanted`; `None`: all that is in the cache.
     ///
     /// # Errors
-    /// Another verification is running, or there is too much for one.
+    /// Another verification is running, it is not known yet which images there are, or there is too much for one.
     pub(crate) async fn begin(
         &self,
         wanted: Option<impl Fn(&ImageName) -> bool + Send + 'static>,
@@ -107,6 +109,9 @@ impl ImageVerification {
         let turn = self.turn.clone().try_acquire_owned().map_err(|_| VerifyError::Busy)?;
         let images = match wanted {
             Some(wanted) => {
+                if !self.inventory.until_read().await {
+                    return Err(VerifyError::Reading);
+                }
                 let inventory = self.inventory.clone();
                 let images = blocking(move || inventory.objects_by_image(wanted, MAX_OBJECTS)).await;
                 Some(images.ok_or(VerifyError::TooMuch)?)

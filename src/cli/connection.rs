@@ -210,11 +210,19 @@ async fn timed<T>(listener: Option<&ListenerUrl>, work: impl Future<Output = T>)
 /// # Errors
 /// It does not answer.
 pub(super) async fn while_it_runs<T>(places: &Places, work: impl Future<Output = T>) -> Result<T, ControlError> {
+    while_answered(async || is_answered(places).await, work).await
+}
+
+/// The same, where `is_answered` tells whether it runs.
+async fn while_answered<T>(
+    is_answered: impl AsyncFn() -> bool,
+    work: impl Future<Output = T>,
+) -> Result<T, ControlError> {
     let stalled = async {
         let mut answered = Instant::now();
         while answered.elapsed() < MAX_SILENCE {
             sleep(PROBE_INTERVAL).await;
-            if is_answered(places).await {
+            if is_answered().await {
                 answered = Instant::now();
             }
         }
@@ -330,16 +338,26 @@ mod tests {
         }))
     }
 
+    #[tokio::test]
+    async fn any_answer_shows_that_forebay_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let [running, ended] = ["running", "ended"].map(|name| directory.path().join(name));
+        let _running = answering(&running, b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(is_answered(&Places::Sockets(vec![running])).await);
+        assert!(!is_answered(&Places::Sockets(vec![ended])).await);
+    }
+
+    /// A stopped program's kernel still accepts connections.
     #[tokio::test(start_paused = true)]
     async fn what_takes_long_ends_once_forebay_has_stopped() {
         let directory = tempfile::tempdir().unwrap();
-        let [running, stopped] = ["running", "stopped"].map(|name| directory.path().join(name));
-        let _running = answering(&running, b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n").await;
-        let long = sleep(MAX_SILENCE * 100);
-        assert!(while_it_runs(&Places::Sockets(vec![running]), long).await.is_ok());
+        let stopped = directory.path().join("stopped");
         let _stopped = answering(&stopped, b"").await;
+        assert!(!is_answered(&Places::Sockets(vec![stopped])).await);
         let long = sleep(MAX_SILENCE * 100);
-        let error = while_it_runs(&Places::Sockets(vec![stopped]), long).await.unwrap_err();
+        assert!(while_answered(async || true, long).await.is_ok());
+        let long = sleep(MAX_SILENCE * 100);
+        let error = while_answered(async || false, long).await.unwrap_err();
         assert_eq!(error.to_string(), "forebay has sent nothing for 60 s: is it stopped?");
     }
 

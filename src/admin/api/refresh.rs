@@ -109,6 +109,10 @@ impl Refreshes {
                 Err(_) => refused("this is no name of an image"),
             };
         }
+        if !self.inventory.until_read().await {
+            let why = "the images on disk are still being read; try again in a moment";
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
+        }
         let matches = move |name: &ImageName| {
             let subject = || Subject::reference(&name.upstream, &name.repository, &name.reference);
             matches!(name.reference, Reference::Tag(_)) && pattern.matches(&subject())

@@ -84,6 +84,7 @@ fn damage(damage: &Damage) -> Value {
 fn refused(error: VerifyError) -> ApiError {
     let status = match error {
         VerifyError::Busy => StatusCode::TOO_MANY_REQUESTS,
+        VerifyError::Reading => StatusCode::SERVICE_UNAVAILABLE,
         VerifyError::TooMuch => StatusCode::CONFLICT,
     };
     ApiError::new(status, error.to_string())

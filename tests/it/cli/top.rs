@@ -5,9 +5,12 @@ use std::io::Write as _;
 use forebay_test_support::{
     fake_registry::{FakeRegistry, Fault, Gate, When},
     mirror::Mirror,
-    until::until,
+    until::{PATIENCE, until},
 };
-use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    termios::{Winsize, tcgetattr, tcsetwinsize},
+};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
@@ -89,6 +92,15 @@ async fn pulls_of_a_while_are_summed() {
     );
 }
 
+/// A program that a failed test ends.
+struct EndOnDrop(std::process::Child);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_choose_what_is_shown_and_end_it() {
     during(async |mirror| {
@@ -101,12 +113,16 @@ async fn keys_choose_what_is_shown_and_end_it() {
             command.args(["top", "--control"]).arg(socket);
             let ends = [program.try_clone().unwrap(), program.try_clone().unwrap()];
             let [input, output] = ends.map(Stdio::from);
-            let mut process = command.stdin(input).stdout(output).spawn().unwrap();
+            let mut process = EndOnDrop(command.stdin(input).stdout(output).spawn().unwrap());
             drop(command);
             let mut shown = String::new();
             let mut read_until = |person: &mut fs::File, wanted: &str| {
                 let mut bytes = [0; 4096];
+                let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
                 while !shown.contains(wanted) {
+                    // The test holds the terminal, so that the end of the program does not end the reading.
+                    let count_of_ready = poll(&mut [PollFd::new(&*person, PollFlags::IN)], Some(&patience)).unwrap();
+                    assert!(count_of_ready > 0, "no {wanted:?}: {shown:?}");
                     let count = person.read(&mut bytes).unwrap();
                     shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
                 }
@@ -118,7 +134,7 @@ async fn keys_choose_what_is_shown_and_end_it() {
             }
             person.write_all(b"q").unwrap();
             read_until(&mut person, "\x1b[?25h\x1b[?1049l");
-            assert_eq!(process.wait().unwrap().code(), Some(0));
+            assert_eq!(process.0.wait().unwrap().code(), Some(0));
             assert_eq!(tcgetattr(&program).unwrap().local_modes, before);
         })
         .await

@@ -1,6 +1,6 @@
 //! Clients that keep much open, and read nothing.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use forebay_test_support::{
     fake_registry::FakeRegistry,
@@ -8,6 +8,10 @@ use forebay_test_support::{
     mirror::Mirror,
     program::Program,
     until::{bounded, until},
+};
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -18,6 +22,20 @@ use super::{super::control::ask, World};
 
 const CLIENTS: usize = 1000;
 const EVENTS: &str = "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Both ends of a thousand connections are open in the process of these tests, and a shell usually allows 1 024.
+fn allow_many_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    assert!(maximum.is_none_or(|most| most > 3 * CLIENTS as u64), "the hard limit of open files is {maximum:?}");
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
+/// The connection; `None`: the other end takes none. A lack of descriptors here would look like that.
+fn connected<S>(result: io::Result<S>) -> Option<S> {
+    let lacks = |error: &io::Error| error.raw_os_error() == Some(Errno::MFILE.raw_os_error());
+    assert!(!result.as_ref().is_err_and(lacks), "this process has too many files open");
+    result.ok()
+}
 
 /// The status of the answer to these bytes; `None`: the connection ends without one.
 async fn status(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &str) -> Option<u16> {
@@ -65,9 +83,10 @@ async fn assert_served(world: &World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_are_a_few_on_the_listener() {
+    allow_many_descriptors();
     let world = World::open().await;
     let address = world.address();
-    let connect = async || TcpStream::connect(address).await.ok();
+    let connect = async || connected(TcpStream::connect(address).await);
     for _ in 0..2 {
         // All places come back, so the second thousand gets as many.
         let crowd = until("no stream of before is open", async || {
@@ -83,9 +102,10 @@ async fn a_thousand_streams_are_a_few_on_the_listener() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_are_a_few_on_the_socket() {
+    allow_many_descriptors();
     let world = World::open().await;
     let path = socket(&world.mirror);
-    let connect = async || UnixStream::connect(path).await.ok();
+    let connect = async || connected(UnixStream::connect(path).await);
     for _ in 0..2 {
         let crowd = until("no stream of before is open", async || {
             let crowd = crowd(connect, false).await;
@@ -109,13 +129,14 @@ fn held(program: &Program) -> (usize, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_thousand_streams_take_comes_back() {
+    allow_many_descriptors();
     const MAX_GROWTH: u64 = 16 << 20;
     let directory = tempfile::tempdir().unwrap();
     let text = "[[upstream]]\nname = \"fake.example\"\nurls = [\"http://127.0.0.1:1\"]\ndefault = true\n";
     std::fs::write(directory.path().join("forebay.toml"), text).unwrap();
     let program = Program::serve(directory, "warn").await;
     let address = program.admin;
-    let connect = async || TcpStream::connect(address).await.ok();
+    let connect = async || connected(TcpStream::connect(address).await);
     assert!(program.metrics().await.contains("forebay_build_info"));
     // A file that a thread of the pool reads just now may be open, too.
     let most = held(&program).0 + 4;
@@ -139,11 +160,12 @@ fn socket(mirror: &Mirror) -> &std::path::Path {
 /// A thousand connections at the same time, which say nothing or half of a request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_silent_clients_delay_no_pull() {
+    allow_many_descriptors();
     let world = World::open().await;
     let address: SocketAddr = world.address();
     let mut silent = Vec::new();
     for number in 0..CLIENTS {
-        let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+        let Some(mut stream) = connected(TcpStream::connect(address).await) else { continue };
         if number % 2 == 0 {
             let _ = stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: local").await;
         }
