@@ -26,6 +26,13 @@ use super::program;
 /// Has the browser's pipes where it looks for them, as descriptors 3 and 4.
 const PIPES: &str = "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >&2";
 
+/// What Chromium answers to a question about a page that is just left for another.
+const LEAVING: [&str; 3] = [
+    "Inspected target navigated or closed",
+    "Execution context was destroyed",
+    "Cannot find context with specified id",
+];
+
 /// A browser with one tab; it ends with this value.
 pub struct Browser {
     process: Child,
@@ -75,17 +82,28 @@ impl Browser {
 
     /// The value of an expression in the page.
     pub async fn value(&mut self, expression: &str) -> Value {
-        let wanted =
-            json!({ "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true });
-        let told = self.command("Runtime.evaluate", wanted).await;
-        assert!(told.get("exceptionDetails").is_none(), "{expression}: {told}");
-        told["result"]["value"].clone()
+        self.evaluate(expression).await.unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// Waits until an expression is true in the page.
+    /// Waits until an expression is true in the page. A page that is being left has no value yet.
     pub async fn until(&mut self, expression: &str) {
         let what = format!("{expression} is true in the page");
-        until(&what, async || (self.value(expression).await == true).then_some(())).await;
+        let look = async || match self.evaluate(expression).await {
+            Ok(value) => (value == true).then_some(()),
+            Err(error) if LEAVING.iter().any(|words| error.contains(words)) => None,
+            Err(error) => panic!("{expression}: {error}"),
+        };
+        until(&what, look).await;
+    }
+
+    async fn evaluate(&mut self, expression: &str) -> Result<Value, String> {
+        let wanted =
+            json!({ "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true });
+        let told = self.try_command("Runtime.evaluate", wanted).await?;
+        match told.get("exceptionDetails") {
+            Some(_) => Err(told.to_string()),
+            None => Ok(told["result"]["value"].clone()),
+        }
     }
 
     /// Types a text into the element that has the focus.
@@ -124,6 +142,10 @@ impl Browser {
     }
 
     async fn command(&mut self, method: &str, params: Value) -> Value {
+        self.try_command(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    async fn try_command(&mut self, method: &str, params: Value) -> Result<Value, String> {
         self.commands += 1;
         let mut message = json!({ "id": self.commands, "method": method, "params": params });
         if !self.session.is_empty() {
@@ -141,8 +163,10 @@ impl Browser {
             }
         };
         let mut answer = soon(&format!("the answer to {method}"), answered).await;
-        assert!(answer.get("error").is_none(), "{method}: {answer}");
-        answer["result"].take()
+        match answer.get("error") {
+            Some(error) => Err(error.to_string()),
+            None => Ok(answer["result"].take()),
+        }
     }
 
     async fn next(&mut self) -> Value {
