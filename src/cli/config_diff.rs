@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     ConfigArguments, Failure, control,
-    output::{print, print_json},
+    output::{print, print_json, remark},
     running::{ControlArguments, Places},
 };
 
@@ -50,8 +50,11 @@ pub(super) fn run(arguments: &ConfigArguments, flags: &ControlArguments, as_json
     let found = differences(&running, &file);
     let name = path.as_deref().map_or_else(|| "the defaults".into(), Path::to_string_lossy);
     match as_json {
-        true => print_json(&to_json(&name, &found, &file))?,
+        true => print_json(&to_json(&name, &found, &file, &not_shown(&running)))?,
         false => print(&to_text(&name, &found, &file))?,
+    }
+    if let Some(sentence) = not_compared(&not_shown(&running)) {
+        remark(&sentence);
     }
     match found.len() {
         0 => Ok(()),
@@ -64,9 +67,7 @@ pub(super) fn run(arguments: &ConfigArguments, flags: &ControlArguments, as_json
 fn differences(running: &Value, file: &Loaded) -> Vec<Difference> {
     let before = values(&running["config"]);
     let after = values(&show::to_json(&show::settings(&file.config)));
-    // Without the token, forebay leaves out what names private images.
-    let not_shown: Vec<&str> =
-        running["not_shown"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let not_shown = not_shown(running);
     let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -98,6 +99,16 @@ fn differences(running: &Value, file: &Loaded) -> Vec<Difference> {
                     && before.contains_key("server.tls.key") != after.contains_key("server.tls.key"),
         })
         .collect()
+}
+
+/// The keys that name private images, which forebay leaves out without the token.
+fn not_shown(running: &Value) -> Vec<&str> {
+    running["not_shown"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// What a person is told of the keys that are left out.
+fn not_compared(keys: &[&str]) -> Option<String> {
+    (!keys.is_empty()).then(|| format!("not compared without the token: {}", keys.join(", ")))
 }
 
 /// The values of a nested configuration.
@@ -144,7 +155,7 @@ fn to_text(name: &str, found: &[Difference], file: &Loaded) -> String {
     text
 }
 
-fn to_json(name: &str, found: &[Difference], file: &Loaded) -> Value {
+fn to_json(name: &str, found: &[Difference], file: &Loaded, not_compared: &[&str]) -> Value {
     let each = |difference: &Difference| {
         json!({
             "key": difference.key,
@@ -154,7 +165,8 @@ fn to_json(name: &str, found: &[Difference], file: &Loaded) -> Value {
             "taken": if difference.needs_restart { "start" } else { "reload" },
         })
     };
-    json!({ "file": name, "differences": found.iter().map(each).collect::<Vec<_>>() })
+    let differences: Vec<Value> = found.iter().map(each).collect();
+    json!({ "file": name, "differences": differences, "not_compared": not_compared })
 }
 
 #[cfg(test)]
@@ -242,6 +254,10 @@ mod tests {
         assert_eq!(differences(&running, &file).len(), 1);
         running["not_shown"] = json!(["rule[0].match"]);
         assert_eq!(differences(&running, &file), []);
+        let keys = not_shown(&running);
+        assert_eq!(not_compared(&keys).as_deref(), Some("not compared without the token: rule[0].match"));
+        assert_eq!(to_json("x", &[], &file, &keys)["not_compared"], json!(["rule[0].match"]));
+        assert_eq!(not_compared(&[]), None);
     }
 
     #[test]
