@@ -52,19 +52,15 @@ impl Removal<'_> {
                 let why = "standard input is no terminal to ask at: say --yes, or look first with --dry-run";
                 return Err(Failure::Configuration(anyhow::anyhow!(why)));
             }
-            let Outcome { images, bytes, .. } = self.all(true, true)?;
+            let Outcome { images, bytes, pinned, .. } = self.all(true, true)?;
             if images == 0 {
-                return Ok(());
+                return verdict(pinned);
             }
             if !terminal::confirm(&format!("Remove {}?", sum(images, bytes)))? {
                 return Err(Failure::Failed(anyhow::anyhow!("nothing is removed")));
             }
         }
-        match self.all(false, self.is_yes)?.pinned {
-            0 => Ok(()),
-            1 => Err(Failure::Failed(anyhow::anyhow!("1 image is pinned and stays; unpin it first"))),
-            pinned => Err(Failure::Failed(anyhow::anyhow!("{pinned} images are pinned and stay; unpin them first"))),
-        }
+        verdict(self.all(false, self.is_yes)?.pinned)
     }
 
     /// Removes what the patterns match, one after the other. `is_told`: prints each image.
@@ -133,6 +129,15 @@ impl Outcome {
             self.bytes += count("bytes");
             self.is_whole = true;
         }
+    }
+}
+
+/// Images that are pinned were to go, too.
+fn verdict(pinned: u64) -> Result<(), Failure> {
+    match pinned {
+        0 => Ok(()),
+        1 => Err(Failure::Failed(anyhow::anyhow!("1 image is pinned and stays; unpin it first"))),
+        pinned => Err(Failure::Failed(anyhow::anyhow!("{pinned} images are pinned and stay; unpin them first"))),
     }
 }
 

@@ -84,6 +84,28 @@ async fn images_are_removed_refreshed_and_verified() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_a_terminal_pinned_images_alone_fail_a_removal() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"a layer"]);
+    let mirror = Mirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/team/app/manifests/1").await.status, 200);
+    let (code, _, error) = ask(&mirror, &["cache", "pin", "fake.example/*"]).await;
+    assert_eq!(code, Some(0), "{error}");
+    // It asks nothing: there is nothing to remove.
+    let (_person, program) = terminal();
+    let directory = directory("");
+    let mut command = forebay(&directory);
+    command.args(["cache", "rm", "fake.example/*", "--control"]).arg(mirror.config().admin.socket.as_ref().unwrap());
+    command.stdin(Stdio::from(program));
+    let output = spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*error), (Some(1), "forebay: 1 image is pinned and stays; unpin it first\n"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "fake.example/team/app:1  pinned, stays\n");
+    let (code, _, error) = ask(&mirror, &["cache", "rm", "fake.example/*", "--dry-run"]).await;
+    assert_eq!((code, &*error), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pattern_that_matches_nothing_is_told_with_a_hint() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
