@@ -60,8 +60,7 @@ impl Columns {
     pub(super) fn fit(mut self, width: Option<usize>) -> Self {
         let Some(width) = width else { return self };
         for head in std::mem::take(&mut self.least) {
-            let (names, others) = self.width();
-            if others + names.min(READABLE) <= width {
+            if self.has_room(width) {
                 break;
             }
             self.leave_out(head);
@@ -71,6 +70,12 @@ impl Columns {
             self.shorten(head, shortest, width);
         }
         self
+    }
+
+    /// Whether lines of `width` characters have room for all cells, and for as much of each name as a reader needs.
+    pub(super) fn has_room(&self, width: usize) -> bool {
+        let (names, others) = self.width();
+        others + names.min(READABLE) <= width
     }
 
     /// Cuts the cells of a column, to as much as there is room for.

@@ -26,8 +26,10 @@ pub(super) fn text(image: &Value, now: SystemTime, width: Option<usize>) -> Stri
         ("complete", if image["complete"] == true { "yes" } else { "no" }.to_owned()),
         ("pinned", if image["pinned"] == true { "yes" } else { "no" }.to_owned()),
     ];
+    let pins: Vec<&str> = image["pins"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let pinned_by = (!pins.is_empty()).then(|| ("pinned by", printable(&pins.join(", "))));
     let mut text = String::new();
-    for (name, value) in lines {
+    for (name, value) in lines.into_iter().chain(pinned_by) {
         // Writing to a string does not fail.
         let _ = match width {
             // A digest is one word, to be copied as a whole.
@@ -50,25 +52,33 @@ pub(super) fn text(image: &Value, now: SystemTime, width: Option<usize>) -> Stri
 
 fn of_manifest(manifest: &Value, width: Option<usize>) -> String {
     let platform = printable(manifest["platform"].as_str().unwrap_or("no platform"));
+    let mut columns = table(manifest, |digest| digest);
+    if width.is_some_and(|width| !columns.has_room(width)) {
+        columns = table(manifest, short_digest);
+    }
+    format!("\n{platform}\n{}", columns.fit(width))
+}
+
+/// The parts of a manifest, with as much of each digest as `shown` leaves.
+fn table(manifest: &Value, shown: fn(&str) -> &str) -> Columns {
     let mut columns = Columns::new(["PART", "DIGEST", "SIZE", "HERE", "SHARED WITH"]).with_names("SHARED WITH");
-    let part = |name: &str, data: &Value| part(name, data, width.is_some());
+    let part = |name: &str, data: &Value| part(name, data, shown);
     columns.row(part("manifest", &manifest["manifest"]));
     if manifest["configuration"].is_object() {
         columns.row(part("configuration", &manifest["configuration"]));
     }
     manifest["layers"].as_array().into_iter().flatten().for_each(|layer| columns.row(part("layer", layer)));
-    format!("\n{platform}\n{}", columns.fit(width))
+    columns
 }
 
-/// `is_narrow`: a whole digest would take most of the line.
-fn part(name: &str, part: &Value, is_narrow: bool) -> [String; 5] {
+fn part(name: &str, part: &Value, shown: fn(&str) -> &str) -> [String; 5] {
     let names: Vec<_> = part["shared_with"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let digest = part["digest"].as_str().unwrap_or_default();
     let more = part["shares"].as_u64().unwrap_or_default().saturating_sub(names.len() as u64);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     [
         name.to_owned(),
-        if is_narrow { short_digest(digest) } else { digest }.to_owned(),
+        shown(digest).to_owned(),
         size(&part["size"]),
         if part["here"] == true { "yes" } else { "no" }.to_owned(),
         names.join(", ") + &more,
@@ -118,6 +128,10 @@ PART      DIGEST    SIZE     HERE  SHARED WITH
 manifest  sha256:d  4.0 KiB  no    -
 ";
         assert_eq!(text(&image, now, None), expected);
+        image["pins"] = json!(["docker.io/library/*", "docker.io/*"]);
+        let pinned_by = "\npinned by  docker.io/library/*, docker.io/*\n\nlinux/amd64\n";
+        assert!(text(&image, now, None).contains(pinned_by));
+        image["pins"] = json!([]);
         (image["left_out"], image["more_platforms"]) = (7.into(), 0.into());
         assert_eq!(text(&image, now, None), format!("{expected}\n7 more manifests and layers are not shown\n"));
         image["more_platforms"] = 2.into();
@@ -125,7 +139,7 @@ manifest  sha256:d  4.0 KiB  no    -
     }
 
     #[test]
-    fn on_a_terminal_digests_of_parts_are_short() {
+    fn where_there_is_no_room_digests_of_parts_are_short() {
         let digest = format!("sha256:{}", "1f".repeat(32));
         let image = json!({
             "name": "a/b:1", "digest": digest, "pulls": 0,
@@ -134,6 +148,11 @@ manifest  sha256:d  4.0 KiB  no    -
         let told = text(&image, SystemTime::UNIX_EPOCH, Some(80));
         assert!(told.contains(&format!("\ndigest {digest}\n")), "{told}");
         assert!(told.ends_with("\nmanifest  sha256:1f1f1f1f1f1f  1 B   yes   -\n"), "{told}");
-        assert!(text(&image, SystemTime::UNIX_EPOCH, None).contains(&format!("\nmanifest  {digest}  ")));
+        for width in [None, Some(120)] {
+            assert!(
+                text(&image, SystemTime::UNIX_EPOCH, width).contains(&format!("\nmanifest  {digest}  ")),
+                "{width:?}"
+            );
+        }
     }
 }
