@@ -16,6 +16,9 @@ const READABLE: usize = 30;
 /// The shortest that a name becomes, in characters.
 const SHORTEST: usize = 12;
 
+/// A blank at which no line is broken.
+const NO_BREAK: &str = "\u{a0}";
+
 /// Rows under a head, each cell as wide as its column.
 #[derive(Debug)]
 pub(super) struct Columns {
@@ -151,9 +154,22 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     begin.chain(['…']).chain(text.chars().skip(len - (kept - kept / 2))).collect()
 }
 
-/// A line as lines of at most `width` characters, if its words are that short: the others begin with `indent` blanks.
+/// What is to be copied, as one word of a line that is [`wrapped`].
+pub(super) fn unbroken(text: &str) -> String {
+    text.replace(' ', NO_BREAK)
+}
+
+/// A line as lines of at most `width` characters, if its words are that short: the others begin with `indent` blanks. What is
+/// between backticks is one word.
 pub(super) fn wrapped(line: &str, width: Option<usize>, indent: usize) -> String {
-    let Some(width) = width else { return line.to_owned() };
+    let last = line.matches('`').count();
+    let part = |(at, part): (usize, &str)| if at % 2 == 1 && at < last { unbroken(part) } else { part.to_owned() };
+    let parts: Vec<String> = line.split('`').enumerate().map(part).collect();
+    let lines = width.map_or_else(|| line.to_owned(), |width| broken(&parts.join("`"), width, indent));
+    lines.replace(NO_BREAK, " ")
+}
+
+fn broken(line: &str, width: usize, indent: usize) -> String {
     let (mut lines, mut used, mut blanks) = (String::new(), 0, 0);
     for word in line.split(' ') {
         let len = word.chars().count();
@@ -281,6 +297,10 @@ mod tests {
             ("! one two  three four", Some(12), "! one two\n  three four"),
             ("! one two  three four", Some(1), "! one\n  two\n  three\n  four"),
             ("  äöü äöü", Some(9), "  äöü äöü"),
+            ("one `two three` four", Some(12), "one\n  `two three`\n  four"),
+            ("one `two three", Some(8), "one `two\n  three"),
+            ("one two\u{a0}three", Some(8), "one\n  two three"),
+            ("one two\u{a0}three", None, "one two three"),
             ("", Some(1), ""),
         ] {
             assert_eq!(wrapped(line, width, 2), expected, "{width:?}");

@@ -281,6 +281,12 @@ mod tests {
             assert_eq!(lines.of(&data), expected);
         }
         lines.width = Some(40);
+        let latest = json!({ "step": "requests", "requests": [
+            { "id": "58fd6720-1", "time": "2027-01-15T07:00:00.000Z", "peer": "10.0.4.32:5123", "method": "GET",
+              "status": 200, "outcome": "hit" },
+        ] });
+        let expected = "requests 1 h ago 10.0.4.32 GET 200 hit →\n         forebay log 58fd6720-1";
+        assert_eq!(lines.of(&latest), expected);
         let end = json!({ "pull": "serves_stale", "meaning": "clients get what is cached: ghcr.io cannot answer" });
         assert_eq!(lines.of(&end), "serves stale: clients get what is\n         cached: ghcr.io cannot answer");
     }

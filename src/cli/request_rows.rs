@@ -122,7 +122,7 @@ pub(super) fn brief(request: &Value, now: SystemTime) -> String {
         failure(request),
     ];
     let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
-    format!("{} → forebay log {}", words.join(" "), word(&request["id"]))
+    format!("{} → {}", words.join(" "), columns::unbroken(&format!("forebay log {}", word(&request["id"]))))
 }
 
 /// The heads of columns for requests that are printed as they end.

@@ -170,7 +170,8 @@ fn unconfigured(names: &Value) -> Option<String> {
     });
     let told: Vec<String> = told.collect();
     let first = word(names.first()?, "name");
-    Some(format!("asked for and not configured: {}; to serve it: [[upstream]] name = {first:?}", told.join(", ")))
+    let to_write = columns::unbroken(&format!("[[upstream]] name = {first:?}"));
+    Some(format!("asked for and not configured: {}; to serve it: {to_write}", told.join(", ")))
 }
 
 /// The upstreams, a row each.
@@ -283,6 +284,8 @@ asked for and not configured: nvcr.io (61×, from 10.0.4.31); to
   still served
 ";
         assert_eq!(page(&status, now, Some(67)), expected);
+        // What is to be copied is in one line.
+        assert!(page(&status, now, Some(40)).contains("\n  [[upstream]] name = \"nvcr.io\"\n"));
     }
 
     #[test]
