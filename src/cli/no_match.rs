@@ -39,7 +39,7 @@ fn hint(pattern: &str, upstreams: &[String]) -> String {
     let mut hint = format!("nothing matches {full}");
     if let Some(name) = foreign(&full, upstreams) {
         hint += &format!("; no upstream is named {name}");
-        if !name.contains(['.', ':']) {
+        if !name.contains(['.', ':']) && is_upstream("docker.io") {
             hint += &format!("; of Docker Hub: 'docker.io/{full}'");
         }
         return hint;
@@ -88,6 +88,8 @@ mod tests {
             assert_eq!(hint(pattern, &upstreams), expected);
         }
         assert_eq!(hint("nvcr.io/a/*", &[]), "nothing matches nvcr.io/a/*; any part of a name: '*a*'");
+        let none_of_docker_hub = ["ghcr.io".to_owned()];
+        assert_eq!(hint("team/*", &none_of_docker_hub), "nothing matches team/*; no upstream is named team");
         assert_eq!(foreign("nvcr.io/a/*", &upstreams), Some("nvcr.io"));
         assert_eq!(foreign("*.io/a/*", &upstreams), None);
     }
