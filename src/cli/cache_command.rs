@@ -11,7 +11,10 @@ mod rm;
 mod show;
 mod verify;
 
-use std::{cmp::Reverse, time::SystemTime};
+use std::{
+    cmp::Reverse,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Subcommand, ValueEnum};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -21,7 +24,7 @@ use super::{
     Failure, columns, control, no_match,
     output::{print, print_json},
     running::{Places, RunningArguments},
-    text::duration_argument,
+    text,
 };
 
 /// How many images are asked for at a time: as many as a page may have.
@@ -63,8 +66,8 @@ pub(super) enum CacheCommand {
         #[arg(value_name = "PATTERN")]
         patterns: Vec<String>,
         /// How long they are pinned, such as 30d [default: until unpin]
-        #[arg(long = "for", value_name = "DURATION", value_parser = duration_argument, requires = "patterns")]
-        duration: Option<String>,
+        #[arg(long = "for", value_name = "DURATION", value_parser = text::time_span, requires = "patterns")]
+        duration: Option<Duration>,
         #[command(flatten)]
         running: RunningArguments,
     },
@@ -85,8 +88,8 @@ pub(super) enum CacheCommand {
         #[arg(long, value_name = "NAME")]
         upstream: Option<String>,
         /// Only images that no client has used, and no upstream has confirmed, for so long, such as 30d
-        #[arg(long, value_name = "DURATION")]
-        older_than: Option<String>,
+        #[arg(long, value_name = "DURATION", value_parser = text::duration_argument)]
+        older_than: Option<Duration>,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -151,13 +154,14 @@ impl CacheCommand {
             Self::Import(import) => &import.running,
         };
         let places = running.places()?;
-        let (document, text): (Value, Text) = match self {
+        let (document, shown): (Value, Text) = match self {
             Self::Pin { patterns, duration, .. } if !patterns.is_empty() => {
-                return pin::pin(&places, patterns, duration.as_deref(), running.json);
+                return pin::pin(&places, patterns, *duration, running.json);
             }
             Self::Unpin { patterns, .. } => return pin::unpin(&places, patterns, running.json),
             Self::Rm { patterns, upstream, older_than, yes, dry_run, .. } => {
                 let (places, is_json) = (&places, running.json);
+                let older_than = older_than.map(text::duration_of_api);
                 let filters = [("upstream", upstream.as_deref()), ("older_than", older_than.as_deref())];
                 return rm::Removal { places, patterns, filters, is_yes: *yes, is_dry: *dry_run, is_json }.run();
             }
@@ -172,7 +176,7 @@ impl CacheCommand {
         };
         match running.json {
             true => print_json(&document)?,
-            false => print(&text(&document, SystemTime::now(), columns::terminal_width()))?,
+            false => print(&shown(&document, SystemTime::now(), columns::terminal_width()))?,
         }
         if let Self::Ls { pattern, .. } = self
             && document["images"].as_array().is_some_and(Vec::is_empty)

@@ -13,6 +13,7 @@ use super::{
     output::{json_line, print, print_json, print_more},
     request_rows::{Style, followed_head, followed_line, pulls_table, requests_table},
     running::{Places, RunningArguments},
+    text,
 };
 
 /// More than a history has.
@@ -27,7 +28,7 @@ pub(super) struct LogArguments {
     #[arg(long)]
     errors: bool,
     /// Only what took so long, such as "5s"
-    #[arg(long, alias = "slower", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, alias = "slower", value_name = "DURATION", value_parser = text::duration_argument)]
     slow: Option<Duration>,
     /// Only these images: a name as for docker, or a pattern with "*"
     #[arg(long, value_name = "PATTERN")]

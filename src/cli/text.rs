@@ -9,20 +9,33 @@ use serde_json::Value;
 /// As long are `sha256:` and 12 digits.
 const SHORT_DIGEST: usize = 19;
 
+/// What is told of a text that is no duration.
+const NO_DURATION: &str = "write a duration such as 5s, 12h or 30d";
+
 /// A number of bytes in a document; empty if there is none.
 pub(super) fn size(number: &Value) -> String {
     number.as_u64().map(bytes).unwrap_or_default()
 }
 
-/// A duration of the command line, as the control API takes it.
+/// A duration of the command line.
 ///
 /// # Errors
-/// It is none, or no time at all.
-pub(super) fn duration_argument(text: &str) -> Result<String, &'static str> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() => Ok(text.to_owned()),
-        _ => Err("write a duration such as 5s, 12h or 30d"),
-    }
+/// It is none.
+pub(super) fn duration_argument(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| NO_DURATION)
+}
+
+/// A duration of the command line that is more than none.
+///
+/// # Errors
+/// It is no duration, or no time at all.
+pub(super) fn time_span(text: &str) -> Result<Duration, &'static str> {
+    duration_argument(text).and_then(|duration| if duration.is_zero() { Err(NO_DURATION) } else { Ok(duration) })
+}
+
+/// A duration of the command line, as the control API takes it.
+pub(super) fn duration_of_api(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
 }
 
 /// As much of a digest as tells contents apart: the algorithm, and 12 digits.
@@ -90,8 +103,14 @@ mod tests {
 
     #[test]
     fn a_duration_is_a_number_with_a_unit() {
-        for (text, is_good) in [("30d", true), ("1h 30m", true), ("0s", false), ("30", false), ("banana", false)] {
-            assert_eq!(duration_argument(text).is_ok(), is_good, "{text}");
+        for (text, seconds) in
+            [("30d", Some(2_592_000)), ("1h 30m", Some(5400)), ("0s", Some(0)), ("30", None), ("banana", None)]
+        {
+            let duration = seconds.map(Duration::from_secs);
+            assert_eq!(duration_argument(text).ok(), duration, "{text}");
+            assert_eq!(time_span(text).ok(), duration.filter(|duration| !duration.is_zero()), "{text}");
+            let again = duration.map(|duration| duration_argument(&duration_of_api(duration)).unwrap());
+            assert_eq!(again, duration, "{text}");
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
     running::{Places, RunningArguments},
     screen::Screen,
     terminal::{self, Keys},
+    text,
     top_since::Since,
     top_table::{By, table},
 };
@@ -39,7 +40,7 @@ pub(super) struct TopArguments {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     by: By,
     /// Print the pulls of the last "1h" or so in place of what is under way, and end
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "once")]
+    #[arg(long, value_name = "DURATION", value_parser = text::time_span, conflicts_with = "once")]
     since: Option<Duration>,
     /// Print one table and end, as without a terminal
     #[arg(long)]

@@ -11,6 +11,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -26,7 +27,7 @@ use super::{
     control::{self, ControlError},
     output::remark,
     running::RunningArguments,
-    text::{counted, duration_argument},
+    text::{counted, duration_of_api, time_span},
 };
 
 /// The longest text with names that is read, in bytes.
@@ -52,8 +53,8 @@ pub(super) struct WarmArguments {
     #[arg(long, value_name = "N", value_parser = number)]
     limit: Option<u32>,
     /// Pin the images for so long, such as "30d": they are not evicted
-    #[arg(long, value_name = "DURATION", value_parser = duration_argument)]
-    pin: Option<String>,
+    #[arg(long, value_name = "DURATION", value_parser = time_span)]
+    pin: Option<Duration>,
     #[command(flatten)]
     running: RunningArguments,
 }
@@ -65,7 +66,7 @@ impl WarmArguments {
         let images = self.names()?;
         let places = self.running.places()?;
         let request = json!({ "images": images, "platforms": self.platforms, "limit": self.limit,
-            "pin": self.pin });
+            "pin": self.pin.map(duration_of_api) });
         let mut display = Display::new(self.running.json);
         let mut written = Ok(());
         let (mut done, mut misnamed): (Option<Value>, u64) = (None, 0);

@@ -1,6 +1,6 @@
 //! `forebay cache pin` and `forebay cache unpin`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use forebay::visible::printable;
 use serde_json::{Value, json};
@@ -11,14 +11,14 @@ use crate::cli::{
     control, no_match,
     output::{json_line, print, remark},
     running::Places,
-    text::size,
+    text::{duration_of_api, size},
 };
 
 /// Pins what the patterns match, one after the other.
 ///
 /// # Errors
 /// forebay refuses one; those before it are in force.
-pub(super) fn pin(places: &Places, patterns: &[String], duration: Option<&str>, json: bool) -> Result<(), Failure> {
+pub(super) fn pin(places: &Places, patterns: &[String], duration: Option<Duration>, json: bool) -> Result<(), Failure> {
     each(places, "pin", patterns, duration, if json { json_line } else { pinned })
 }
 
@@ -34,13 +34,13 @@ fn each(
     places: &Places,
     verb: &str,
     patterns: &[String],
-    duration: Option<&str>,
+    duration: Option<Duration>,
     line: fn(&Value) -> String,
 ) -> Result<(), Failure> {
     for (position, pattern) in patterns.iter().enumerate() {
         let mut wanted = json!({ "match": pattern });
         if let Some(duration) = duration {
-            wanted["for"] = duration.into();
+            wanted["for"] = duration_of_api(duration).into();
         }
         let answer = control::change(places, &format!("/api/v1/images/{verb}"), &wanted);
         if answer.is_err() && position > 0 {

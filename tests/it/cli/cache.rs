@@ -48,6 +48,7 @@ fn changes_want_their_arguments() {
         &["cache", "pin", "node", "--for", "0s"],
         &["cache", "pin", "node", "--for", "banana"],
         &["cache", "rm", "--yes"],
+        &["cache", "rm", "--yes", "--older-than", "banana"],
     ] {
         assert_eq!(run(&directory, arguments).0, Some(2), "{arguments:?}");
     }
