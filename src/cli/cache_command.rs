@@ -204,10 +204,16 @@ fn images(places: &Places, pattern: Option<&str>, sort: Sort, limit: Option<u32>
         all = more;
     }
     order(&mut images, sort);
-    images.truncate(limit);
+    all["next"] = shorten(&mut images, limit);
     all["images"] = images.into();
-    all["next"] = Value::Null;
     Ok(all)
+}
+
+/// Leaves the first images: the name of the last of them if there were more, else null.
+fn shorten(images: &mut Vec<Value>, limit: usize) -> Value {
+    let is_longer = images.len() > limit;
+    images.truncate(limit);
+    images.last().filter(|_| is_longer).map_or(Value::Null, |last| last["name"].clone())
 }
 
 /// A page of images.
@@ -284,6 +290,14 @@ mod tests {
             order(&mut images, sort);
             let names: String = images.iter().filter_map(|image| image["name"].as_str()).collect();
             assert_eq!(names, expected, "{sort:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_tells_that_it_has_more_than_its_limit() {
+        for (limit, len, next) in [(1, 1, "a".into()), (2, 2, "b".into()), (3, 3, Value::Null), (4, 3, Value::Null)] {
+            let mut images = ["a", "b", "c"].map(|name| json!({ "name": name })).to_vec();
+            assert_eq!((shorten(&mut images, limit), images.len()), (next, len), "{limit}");
         }
     }
 }
