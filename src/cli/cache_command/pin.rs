@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::cli::{
     Failure,
     columns::Columns,
-    control, no_match,
+    control::{self, ControlError},
+    no_match,
     output::{json_line, print, remark},
     running::Places,
     text::{duration_of_api, size},
@@ -43,8 +44,8 @@ fn each(
             wanted["for"] = duration_of_api(duration).into();
         }
         let answer = control::change(places, &format!("/api/v1/images/{verb}"), &wanted);
-        if answer.is_err() && position > 0 {
-            remark(&format!("{pattern} and what comes after it: nothing is changed"));
+        if let (Err(error), 1..) = (&answer, position) {
+            remark(&what_is_changed(pattern, error));
         }
         let answer = answer?;
         print(&line(&answer))?;
@@ -53,6 +54,14 @@ fn each(
         }
     }
     Ok(())
+}
+
+/// What became of a pattern, and of those after it, when a change failed.
+fn what_is_changed(pattern: &str, error: &ControlError) -> String {
+    match error {
+        ControlError::Refused { .. } => format!("{pattern} and what comes after it: nothing is changed"),
+        _ => format!("whether {pattern} is changed is not known; nothing after it is"),
+    }
 }
 
 fn pinned(answer: &Value) -> String {
@@ -116,6 +125,14 @@ mod tests {
         assert_eq!(unpinned(&answer), "a/b:1: unpinned\n");
         answer["still_pinned_by"] = json!(["a/*", "*"]);
         assert_eq!(unpinned(&answer), "a/b:1: unpinned; still pinned by a/*, *\n");
+    }
+
+    #[test]
+    fn only_a_refusal_says_that_nothing_is_changed() {
+        let refused = ControlError::Refused { is_usage: false, why: "there is no such pin".to_owned() };
+        assert_eq!(what_is_changed("a/*", &refused), "a/* and what comes after it: nothing is changed");
+        let expected = "whether a/* is changed is not known; nothing after it is";
+        assert_eq!(what_is_changed("a/*", &ControlError::SilentSocket), expected);
     }
 
     #[test]
