@@ -7,7 +7,7 @@ pub mod shares;
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
 };
@@ -147,9 +147,23 @@ impl TrustedNetworks {
     }
 }
 
+/// The address in the text of a socket address, as `2001:db8::1` of `[2001:db8::1]:5123`; the text itself if it is none.
+pub fn address(text: &str) -> String {
+    text.parse().map_or_else(|_| text.to_owned(), |peer: SocketAddr| peer.ip().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_neither_port_nor_brackets() {
+        for (text, expected) in
+            [("10.0.4.31:5123", "10.0.4.31"), ("[2001:db8::1]:5123", "2001:db8::1"), ("unix", "unix"), ("", "")]
+        {
+            assert_eq!(address(text), expected);
+        }
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

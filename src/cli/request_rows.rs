@@ -5,7 +5,10 @@
 
 use std::time::SystemTime;
 
-use forebay::visible::{printable, printable_start};
+use forebay::{
+    peer,
+    visible::{printable, printable_start},
+};
 use serde_json::Value;
 
 use super::{
@@ -15,8 +18,6 @@ use super::{
 
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
-/// How many hexadecimal digits of a digest people see.
-const SHORT_DIGEST: usize = 12;
 /// The longest part of a cell that clients make up, in characters.
 const MAX_CELL: usize = 200;
 /// The longest part of a User-Agent, in characters: `containerd/v2.1.4`.
@@ -206,8 +207,7 @@ fn coloured(columns: Columns, entries: &[&Value], style: Style) -> String {
 
 /// The user, the address without its port, and the start of the User-Agent: `ann@10.0.4.31 docker/29.1`.
 pub(super) fn client(entry: &Value) -> String {
-    let peer = entry["peer"].as_str().unwrap_or_default();
-    let address = peer.parse().map_or_else(|_| peer.to_owned(), |peer: std::net::SocketAddr| peer.ip().to_string());
+    let address = peer::address(entry["peer"].as_str().unwrap_or_default());
     let user = entry["user"].as_str().map(|user| printable_start(user, MAX_USER) + "@").unwrap_or_default();
     let agent = entry["user_agent"].as_str().and_then(|agent| agent.split_whitespace().next());
     let agent = agent.map(|agent| format!(" {}", printable_start(agent, MAX_AGENT))).unwrap_or_default();
@@ -225,8 +225,7 @@ fn image(entry: &Value) -> String {
 /// A name with the start of its digest.
 pub(super) fn short(image: &str) -> String {
     let Some((name, digest)) = image.split_once('@') else { return printable(image) };
-    let Some((algorithm, hex)) = digest.split_once(':') else { return printable(image) };
-    printable(&format!("{name}@{algorithm}:{}", hex.get(..SHORT_DIGEST).unwrap_or(hex)))
+    printable(&format!("{name}@{}", text::short_digest(digest)))
 }
 
 /// Its word, and in brackets why the upstream could not answer.

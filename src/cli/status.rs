@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use clap::Args;
-use forebay::visible::printable;
+use forebay::{peer, units, visible::printable};
 use serde_json::{Value, json};
 
 use super::{
@@ -136,10 +136,7 @@ fn sums(sums: &Value) -> Columns {
         let count = |key: &str| sums[key].as_u64();
         // Of a window that is longer than forebay has run, nothing is known.
         let Some(pulls) = count("pulls") else { continue };
-        let percent = |part: &str, whole: u64| {
-            let part = count(part).filter(|_| whole > 0)?;
-            Some(format!("{} %", u128::from(part) * 100 / u128::from(whole)))
-        };
+        let percent = |part: &str, whole: u64| units::percent(count(part)?, whole);
         let hits = percent("hits", pulls);
         let cached = percent("cached_bytes", count("sent_bytes").unwrap_or_default());
         let [sent, received] = ["sent_bytes", "received_bytes"].map(|key| text::size(&sums[key]));
@@ -164,8 +161,7 @@ fn unconfigured(names: &Value) -> Option<String> {
     let names = names.as_array()?;
     let word = |entry: &Value, key: &str| printable(entry[key].as_str().unwrap_or_default());
     let told = names.iter().map(|entry| {
-        let peer = word(entry, "peer");
-        let address = peer.rsplit_once(':').map_or(&*peer, |(address, _)| address);
+        let address = peer::address(&word(entry, "peer"));
         format!("{} ({}×, from {address})", word(entry, "name"), entry["requests"])
     });
     let told: Vec<String> = told.collect();
@@ -247,7 +243,7 @@ mod tests {
                     "last_failure": {"cause": "credentials", "at": "2027-01-15T07:58:30Z"}, "latency": null, "pulls": null,
                 },
             ],
-            "unconfigured": [{"name": "nvcr.io", "requests": 61, "peer": "10.0.4.31:5123"}],
+            "unconfigured": [{"name": "nvcr.io", "requests": 61, "peer": "[2001:db8::1]:5123"}],
             "attention": ["harbor.lan refuses forebay's own credentials: what is cached is still served"],
         });
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -256,13 +252,13 @@ forebay 0.1.0  ready  up 12 d  configuration ok
 cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12 tags  oldest use 3 d ago
 certificate until 2027-06-01T00:00:00Z
 
-SINCE  PULLS  HITS  TO CLIENTS  CACHED  FROM UPSTREAMS  SAVED    ERRORS
-1 d    9204   97 %  5.0 GiB     90 %    1.0 GiB         4.0 GiB  14
+SINCE  PULLS  HITS    TO CLIENTS  CACHED  FROM UPSTREAMS  SAVED    ERRORS
+1 d    9204   97.8 %  5.0 GiB     90.0 %  1.0 GiB         4.0 GiB  14
 
 UPSTREAM    STATE                CREDENTIALS  LATENCY  P95    PULLS LEFT  LAST FAILURE
 docker.io   ok                   ci-bot       31 ms    1.5 s  143/200     -
 harbor.lan  CREDENTIALS REFUSED  own          -        -      -           credentials 1 min ago
-asked for and not configured: nvcr.io (61×, from 10.0.4.31); to serve it: [[upstream]] name = \"nvcr.io\"
+asked for and not configured: nvcr.io (61×, from 2001:db8::1); to serve it: [[upstream]] name = \"nvcr.io\"
 ! harbor.lan refuses forebay's own credentials: what is cached is still served
 ";
         assert_eq!(page(&status, now, None), expected);
@@ -272,13 +268,13 @@ cache  71.2 GiB of 100.0 GiB  ? free  18402 blobs, 40 manifests, 12
   tags  oldest use 3 d ago
 certificate until 2027-06-01T00:00:00Z
 
-SINCE  PULLS  HITS  TO CLIENTS  CACHED  SAVED    ERRORS
-1 d    9204   97 %  5.0 GiB     90 %    4.0 GiB  14
+SINCE  PULLS  HITS    TO CLIENTS  CACHED  SAVED    ERRORS
+1 d    9204   97.8 %  5.0 GiB     90.0 %  4.0 GiB  14
 
 UPSTREAM    STATE                PULLS LEFT  LAST FAILURE
 docker.io   ok                   143/200     -
 harbor.lan  CREDENTIALS REFUSED  -           credentials 1 min ago
-asked for and not configured: nvcr.io (61×, from 10.0.4.31); to
+asked for and not configured: nvcr.io (61×, from 2001:db8::1); to
   serve it: [[upstream]] name = \"nvcr.io\"
 ! harbor.lan refuses forebay's own credentials: what is cached is
   still served

@@ -7,6 +7,7 @@ use crate::{
     history::Unconfigured,
     html::Html,
     metrics::Label as _,
+    peer,
     units::seconds,
     upstream::{Health, Upstream},
 };
@@ -36,16 +37,11 @@ pub(super) fn write(html: &mut Html, upstreams: &[Upstream], unconfigured: &[Unc
             .markup(" times, last ");
         html.ago(*last, now)
             .markup(" by ")
-            .text(address(peer))
+            .text(&peer::address(peer))
             .markup(": to serve it, add an <code>[[upstream]]</code> with ");
         html.markup("<code>name = \"").text(name).markup("\"</code></li>\n");
     }
     html.markup(if unconfigured.is_empty() { "</section>\n" } else { "</ul>\n</section>\n" });
-}
-
-/// Of a peer, without the port.
-fn address(peer: &str) -> &str {
-    peer.rsplit_once(':').map_or(peer, |(address, _)| address)
 }
 
 fn row(html: &mut Html, name: &str, (state, paused): (State, Option<SystemTime>), health: &Health, now: SystemTime) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     admin::api::transfers::{Document, DownloadEntry, RequestEntry},
     html::Html,
+    peer,
     units::{bytes, duration},
 };
 
@@ -95,8 +96,7 @@ impl Transfers {
 impl Row {
     fn add_request(&mut self, request: &RequestEntry<'_>) {
         self.sent_rate = self.sent_rate.saturating_add(request.bytes_per_second);
-        let address = request.peer.rsplit_once(':').map_or(request.peer, |(address, _port)| address);
-        self.clients.insert(address.to_owned());
+        self.clients.insert(peer::address(request.peer));
         self.waiting += usize::from(request.outcome.is_none());
         self.add_time(request.seconds, request.left_seconds);
     }
