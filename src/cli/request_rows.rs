@@ -24,7 +24,7 @@ const MAX_CELL: usize = 200;
 const MAX_AGENT: usize = 24;
 /// The longest name of a user, in characters.
 const MAX_USER: usize = 24;
-/// The least widths of the columns behind the time of a request that is printed as it ends, but for the last.
+/// The least widths of the columns behind the time of a request that is printed as it ends.
 const WIDTHS: [usize; 9] = [22, 13, 28, 11, 7, 6, 9, 6, 10];
 /// The places of some of these columns.
 const CLIENT: usize = 1;
@@ -152,10 +152,11 @@ fn fit_followed(columns: &mut Vec<(usize, String)>, width: usize) {
         columns::total(&widths).saturating_sub(width)
     };
     for (column, least) in [(IMAGE, MIN_IMAGE), (CLIENT, MIN_CLIENT)] {
-        let excess = excess(columns);
+        let (excess, room) = (excess(columns), room(columns, column, width));
         if let Some((width, cell)) = columns.get_mut(column) {
             *width = width.saturating_sub(excess).max(least);
-            *cell = cut(cell, *width);
+            // A longer name has what the other cells of its row leave.
+            *cell = cut(cell, room.max(*width));
         }
     }
     // The last one first, so that the places of the others stay.
@@ -164,6 +165,13 @@ fn fit_followed(columns: &mut Vec<(usize, String)>, width: usize) {
             columns.remove(column);
         }
     }
+}
+
+/// How many characters of a row the other cells leave to that of a column.
+fn room(columns: &[(usize, String)], column: usize, width: usize) -> usize {
+    let mut widths: Vec<usize> = columns.iter().map(|(width, cell)| cell.chars().count().max(*width)).collect();
+    widths.get_mut(column).into_iter().for_each(|own| *own = 0);
+    width.saturating_sub(columns::total(&widths))
 }
 
 fn request_head(style: Style) -> [&'static str; 10] {
@@ -342,6 +350,13 @@ UTC             CLIENT                     IMAGE                      OUTCOME  F
         }
         let wide = Style { width: Some(500), ..terminal() };
         assert_eq!(pulls_table(&[&long, &failed], wide), pulls_table(&[&long, &failed], terminal()));
+        // A name that is longer than its column is cut only where the row has no room for it.
+        assert_eq!(followed_line(&request, wide), followed_line(&request, terminal()));
+        for width in 140..200 {
+            let line = followed_line(&request, Style { width: Some(width), ..terminal() });
+            let len = line.trim_end().chars().count();
+            assert!(len == width || len < width && !line.contains('…'), "{width}: {line}");
+        }
     }
 
     #[test]
