@@ -18,8 +18,11 @@ use crate::{
 const UNAUTHORIZED: u16 = 401;
 const NOT_FOUND: u16 = 404;
 
-/// The failures of requests that are no part of a pull: browsers and scanners ask for what no registry has, by any host.
+/// The failures of browsers and scanners, which ask for what no registry has, by any host.
 const OF_STRANGERS: [&str; 3] = ["no_such_path", "foreign_host", "invalid_host"];
+
+/// Below it is all that clients of a registry ask for.
+const API: &str = "/v2/";
 
 /// The longest part of a path that is kept, in bytes: a repository, and a manifest by its sha512 digest.
 const MAX_PATH: usize = 512;
@@ -116,7 +119,8 @@ impl FinishedRequest {
     pub(crate) fn is_error(&self) -> bool {
         let is_challenge = self.status == UNAUTHORIZED && !self.has_credentials;
         let is_nothing_found = self.status == NOT_FOUND && self.is_look_up();
-        let is_of_stranger = self.failure.is_some_and(|failure| OF_STRANGERS.contains(&failure));
+        let is_of_stranger =
+            !self.path().starts_with(API) && self.failure.is_some_and(|failure| OF_STRANGERS.contains(&failure));
         self.failure.is_some() && !is_challenge && !is_nothing_found && !is_of_stranger
     }
 
@@ -225,11 +229,14 @@ impl FinishedRequest {
     pub(crate) fn about(mut self, operation: Operation, reference: &str) -> Self {
         let reference: Reference = reference.parse().unwrap();
         let path = format!("/v2/library/app/{}s/{}", operation.as_str(), reference.as_str());
-        self.path_len = path.len();
-        self.path_and_agent = path.into();
         self.reference = Some(reference);
         self.is_pull = false;
-        Self { operation, ..self }
+        Self { operation, ..self.at(&path) }
+    }
+
+    /// The same for this path.
+    pub(crate) fn at(self, path: &str) -> Self {
+        Self { path_and_agent: path.into(), path_len: path.len(), ..self }
     }
 
     pub(crate) fn failed(self, status: u16, failure: &'static str) -> Self {
@@ -261,8 +268,13 @@ mod tests {
             (FinishedRequest { has_credentials: true, ..request(Method::GET, 401, Some("unauthenticated")) }, true),
             (request(Method::GET, 200, Some("client_left")), true),
             (request(Method::GET, 499, Some("client_left")), true),
-            (request(Method::GET, 404, Some("no_such_path")), false),
-            (request(Method::GET, 421, Some("foreign_host")), false),
+            (request(Method::GET, 404, Some("no_such_path")).at("/wp-login.php"), false),
+            (request(Method::GET, 421, Some("foreign_host")).at("/"), false),
+            (request(Method::GET, 400, Some("invalid_host")).at("/"), false),
+            (request(Method::GET, 404, Some("no_such_path")), true),
+            (request(Method::GET, 421, Some("foreign_host")), true),
+            (request(Method::GET, 421, Some("foreign_host")).at("/v2/"), true),
+            (request(Method::GET, 400, Some("invalid_host")), true),
             (request(Method::GET, 404, Some("unconfigured_upstream")), true),
         ] {
             assert_eq!(request.is_error(), expected, "{request:?}");

@@ -127,6 +127,20 @@ async fn upstreams_that_clients_miss_are_told_by_their_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_by_a_host_that_is_not_allowed_is_an_error() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::of(&registry).await;
+    // A proxy in front of forebay keeps the name that clients use.
+    for path in ["/v2/team/app/manifests/1", "/"] {
+        assert_eq!(mirror.get_with(path, &[("host", "mirror.corp.example")]).await.status, 421, "{path}");
+    }
+    entries(&mirror, "requests", 2).await;
+    let pull = entries(&mirror, "pulls", 1).await.remove(0);
+    assert_eq!((&pull["outcome"], &pull["failure"]), (&"error".into(), &"foreign_host".into()), "{pull}");
+    assert_eq!(document(&mirror, "status").await["sums"]["hour"]["errors"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_name_in_a_refused_request_is_not_shown() {
     let registry = FakeRegistry::start().await;
     registry.add_image("team/app", "1", &[b"a layer"]);
