@@ -1,21 +1,21 @@
 //! Pinned images of which something is missing that forebay cannot tell to come: a person has to look at them.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     time::{Duration, SystemTime},
 };
 
 use super::{Inventory, names::Unread, page::is_shown, seconds, survey::Survey};
 use crate::cache::{Visibility, storage::lru_index::CompactKey};
 
-/// How long an image that was never whole may be on its way: clients pull it layer by layer.
+/// How long an image that has no complete platform yet may be on its way: clients pull it layer by layer.
 const ARRIVAL: Duration = Duration::from_secs(10 * 60);
 
 /// The pinned images as they were when they were last looked at.
 #[derive(Debug, Default)]
 pub(super) struct PinnedState {
-    /// The manifests of images that have been whole.
-    whole: HashSet<CompactKey>,
+    /// By the manifest of the image: how many of its platforms have been complete.
+    complete: HashMap<CompactKey, usize>,
     incomplete: IncompletePins,
 }
 
@@ -48,13 +48,14 @@ impl Inventory {
             if !survey.is_read(state) {
                 continue;
             }
-            let platforms = survey.platforms(state);
-            let is_whole = survey.is_image_complete(state, &platforms);
-            let was_whole = state_of_pins.whole.contains(manifest);
-            if is_whole || was_whole {
-                now.whole.insert(manifest.clone());
+            let complete = survey.complete_platforms(state);
+            let most = state_of_pins.complete.get(manifest).copied().unwrap_or_default();
+            if complete.max(most) > 0 {
+                now.complete.insert(manifest.clone(), complete.max(most));
             }
-            if !is_whole && (was_whole || state.last_use.max(state.confirmed) < recently) {
+            // A client may fetch a part of a further platform, or its manifest alone.
+            let is_lost = complete < most;
+            if is_lost || (complete == 0 && state.last_use.max(state.confirmed) < recently) {
                 now.incomplete.images += 1;
                 let name = named.name.to_string();
                 if now.incomplete.first.as_ref().is_none_or(|first| name < *first) {

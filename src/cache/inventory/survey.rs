@@ -212,6 +212,16 @@ impl<'a> Survey<'a> {
         are_complete && has_one && self.is_here(root)
     }
 
+    /// How many platforms of an image are here, each with all of it. What has no platforms counts as one.
+    pub(super) fn complete_platforms(&mut self, state: &NameState) -> usize {
+        let platforms = self.platforms(state);
+        if platforms.is_empty() {
+            return usize::from(self.is_image_complete(state, &platforms));
+        }
+        let has_root = self.root(state).is_some_and(|root| self.is_here(root));
+        if has_root { platforms.iter().filter(|platform| platform.is_complete).count() } else { 0 }
+    }
+
     /// The configuration of an image that no index led to, if it is here and says a platform that is not read yet.
     pub(super) fn unread_configuration(&mut self, state: &NameState) -> Option<(Number, CompactKey)> {
         let root = self.root(state)?;

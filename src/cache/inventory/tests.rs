@@ -1,6 +1,7 @@
 //! The inventory over a real store, against a plain model.
 
 mod crafted;
+mod pinned;
 
 use std::collections::{BTreeMap, BTreeSet};
 
