@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     time::{Duration, SystemTime},
 };
 
@@ -33,14 +34,20 @@ impl Inventory {
         self.0.pinned.lock().incomplete.clone()
     }
 
-    /// Looks at the images that are pinned. Blocks.
+    /// Looks at the images that are pinned. Blocks. Of its callers one runs at a time.
     pub(crate) fn look_at_pinned(&self) {
+        self.look_at_pinned_of(&self.on_disk());
+    }
+
+    /// `on_disk`: the bytes that an object takes, if it is there. It is asked while no lock of the pinned images is held:
+    /// [`Inventory::incomplete_pins`] waits for none of this.
+    pub(super) fn look_at_pinned_of(&self, on_disk: &dyn Fn(&CompactKey) -> Option<u64>) {
         let is_it = |is_pinned, visibility| is_pinned && visibility == Visibility::Shared;
         let pinned = self.0.names.list(|name, state| is_it(state.is_pinned, name.visibility) && is_shown(state));
         let recently = SystemTime::now().checked_sub(ARRIVAL).map_or(0, seconds);
-        let (summaries, on_disk) = (self.0.summaries.read(), self.on_disk());
-        let mut survey = Survey::new(&summaries, &on_disk);
-        let mut state_of_pins = self.0.pinned.lock();
+        let before = mem::take(&mut self.0.pinned.lock().complete);
+        let summaries = self.0.summaries.read();
+        let mut survey = Survey::new(&summaries, on_disk);
         let mut now = PinnedState::default();
         for named in &pinned {
             let state = &named.state;
@@ -49,7 +56,7 @@ impl Inventory {
                 continue;
             }
             let complete = survey.complete_platforms(state);
-            let most = state_of_pins.complete.get(manifest).copied().unwrap_or_default();
+            let most = before.get(manifest).copied().unwrap_or_default();
             if complete.max(most) > 0 {
                 now.complete.insert(manifest.clone(), complete.max(most));
             }
@@ -63,6 +70,6 @@ impl Inventory {
                 }
             }
         }
-        *state_of_pins = now;
+        *self.0.pinned.lock() = now;
     }
 }

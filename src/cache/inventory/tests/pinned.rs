@@ -1,5 +1,7 @@
 //! Which pinned images need a person.
 
+use std::cell::Cell;
+
 use super::*;
 
 /// How many pinned images are not complete.
@@ -36,4 +38,21 @@ fn a_pinned_image_needs_a_person_when_it_loses_a_platform() {
     fixture.put_manifest(&arm.1);
     fixture.remove(IndexKey::Manifest(key(&index)));
     assert_eq!(incomplete(&fixture), 1, "the index is gone");
+}
+
+#[test]
+fn a_look_at_pinned_images_keeps_no_reader_waiting() {
+    let fixture = Fixture::new();
+    let digest = fixture.put_manifest(&manifest(0).1).digest;
+    fixture.inventory.note_tag(&tag("1"), &digest, UNIX_EPOCH);
+    fixture.read();
+    fixture.inventory.mark_pinned(|_| true);
+    let asked = Cell::new(0);
+    fixture.inventory.look_at_pinned_of(&|key| {
+        asked.set(asked.get() + 1);
+        assert!(fixture.inventory.0.pinned.try_lock().is_some(), "a reader waits");
+        fixture.store.bytes_on_disk(key)
+    });
+    assert!(asked.get() > 0);
+    assert_eq!(fixture.inventory.incomplete_pins().images, 1);
 }
