@@ -115,10 +115,11 @@ impl FinishedRequest {
     }
 
     /// Whether the client did not get what it asked for. No error: the challenge to a client without credentials, 404 for
-    /// what clients only look for, which are HEADs, signatures and referrers, and what no client of a registry asks for.
+    /// what clients only look for, which are HEADs, signatures and referrers, unless the upstream is not configured, and
+    /// what no client of a registry asks for.
     pub(crate) fn is_error(&self) -> bool {
         let is_challenge = self.status == UNAUTHORIZED && !self.has_credentials;
-        let is_nothing_found = self.status == NOT_FOUND && self.is_look_up();
+        let is_nothing_found = self.unconfigured.is_none() && self.status == NOT_FOUND && self.is_look_up();
         let is_of_stranger =
             !self.path().starts_with(API) && self.failure.is_some_and(|failure| OF_STRANGERS.contains(&failure));
         self.failure.is_some() && !is_challenge && !is_nothing_found && !is_of_stranger
@@ -276,6 +277,13 @@ mod tests {
             (request(Method::GET, 421, Some("foreign_host")).at("/v2/"), true),
             (request(Method::GET, 400, Some("invalid_host")), true),
             (request(Method::GET, 404, Some("unconfigured_upstream")), true),
+            (
+                FinishedRequest {
+                    unconfigured: Some("quay.io".into()),
+                    ..request(Method::HEAD, 404, Some("unconfigured_upstream"))
+                },
+                true,
+            ),
         ] {
             assert_eq!(request.is_error(), expected, "{request:?}");
         }

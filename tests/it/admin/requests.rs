@@ -109,21 +109,23 @@ async fn upstreams_that_clients_miss_are_told_by_their_names() {
     for path in ["nvcr.example:443/team/app/manifests/1", "team/app/manifests/1?ns=nvcr.example:443"] {
         assert_eq!(mirror.get(&format!("/v2/{path}")).await.status, 404, "{path}");
     }
+    // docker and containerd begin with this.
+    assert_eq!(mirror.head("/v2/team/app/manifests/1?ns=nvcr.example:443").await.status, 404);
     // What a scanner asks for is no error of a pull.
     assert_eq!(mirror.get("/wp-login.php").await.status, 404);
-    entries(&mirror, "requests", 3).await;
-    for pull in entries(&mirror, "pulls", 2).await {
+    entries(&mirror, "requests", 4).await;
+    for pull in entries(&mirror, "pulls", 3).await {
         assert_eq!(
             (&pull["image"], &pull["operation"], &pull["failure"]),
             (&"nvcr.example:443/team/app:1".into(), &"pull".into(), &"unconfigured_upstream".into())
         );
     }
-    assert_eq!(entries(&mirror, "requests?errors", 2).await.len(), 2);
+    assert_eq!(entries(&mirror, "requests?errors", 3).await.len(), 3);
     let status = document(&mirror, "status").await;
-    assert_eq!(status["sums"]["hour"]["errors"], 2);
+    assert_eq!(status["sums"]["hour"]["errors"], 3);
     let missing = &status["unconfigured"];
     assert_eq!((missing.as_array().unwrap().len(), &missing[0]["name"]), (1, &"nvcr.example:443".into()));
-    assert_eq!(missing[0]["requests"], 2);
+    assert_eq!(missing[0]["requests"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
