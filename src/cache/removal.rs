@@ -163,7 +163,7 @@ impl Removal {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{collections::HashMap, thread};
 
     use serde_json::json;
     use tempfile::TempDir;
@@ -225,24 +225,36 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_pinned_while_a_removal_runs_stays() {
+        // The removal waits for its follower before it comes to the last image.
+        const IMAGES: usize = MAX_STEPS + 3;
         let fixture = Fixture::new().await;
-        let ((one, of_one), (two, of_two)) = (fixture.add("one").await, fixture.add("two").await);
+        let mut of_images = HashMap::new();
+        for number in 0..IMAGES {
+            let (name, configuration) = fixture.add(&format!("tag{number:03}")).await;
+            of_images.insert(name.to_string(), configuration);
+        }
         let planned = fixture.removal.plan(|_, _| true).await.unwrap();
-        assert_eq!((planned.plan.images.len(), planned.plan.objects.len()), (2, 4));
-        fixture.pins.pin(&one.to_string(), None, |name| name == "hub").await.unwrap();
+        assert_eq!((planned.plan.images.len(), planned.plan.objects.len()), (IMAGES, 2 * IMAGES));
+        let last = planned.plan.images.last().unwrap().clone();
         let mut steps = fixture.removal.run(planned, Arc::default());
+        let first = steps.recv().await.unwrap();
+        assert!(matches!(&first, RemovalStep::Image(name) if *name != last), "{first:?}");
+        fixture.pins.pin(&last.to_string(), None, |name| name == "hub").await.unwrap();
         let mut told = Vec::new();
         while let Some(step) = steps.recv().await {
             told.push(step);
         }
-        let done = Removed { images: 1, pinned: 1, objects: 2, bytes: 2 * 4096 };
+        let gone = IMAGES - 1;
+        let done = Removed { images: gone, pinned: 1, objects: 2 * gone, bytes: 2 * 4096 * gone as u64 };
         assert!(
-            matches!(&*told, [RemovalStep::Pinned(kept), RemovalStep::Image(gone), RemovalStep::Done(removed)]
-                if *kept == one && *gone == two && *removed == done),
+            matches!(&*told, [.., RemovalStep::Pinned(kept), RemovalStep::Done(removed)]
+                if *kept == last && *removed == done),
             "{told:?}"
         );
-        let on_disk = [of_one, of_two].map(|object| fixture.store.bytes_on_disk(&object));
-        assert_eq!(on_disk, [Some(4096), None]);
+        for (name, configuration) in of_images {
+            let expected = (name == last.to_string()).then_some(4096);
+            assert_eq!(fixture.store.bytes_on_disk(&configuration), expected, "{name}");
+        }
     }
 
     #[tokio::test]
