@@ -162,7 +162,8 @@ async fn without_a_token_events_tell_of_no_private_request() {
     .await;
     hidden.pull().await;
     assert_eq!(hidden.mirror.get("/v2/team/app/manifests/1").await.status, 200);
-    // Events are in the order of the requests' ends, so those of the private ones would be here by then.
+    // Events of requests are in the order of their ends, so those of the private ones would be here by then. Nothing is
+    // downloaded: all of it is cached.
     let mut buffer = [0; 4096];
     bounded(async {
         while !String::from_utf8_lossy(&told).contains("team/app") {
