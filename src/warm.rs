@@ -55,7 +55,7 @@ use self::{
     teller::Teller,
 };
 use crate::{
-    cache::{BlobCache, DiskStore, Inventory, ManifestCache, Pins, pins::Pin},
+    cache::{BlobCache, DiskStore, Inventory, ManifestCache, Pins},
     error_chain::ErrorChain,
     metrics::Metrics,
     offload::Offload,
@@ -186,8 +186,8 @@ impl Warmer {
         let routes = self.routes.load_full();
         let is_upstream = |name: &str| routes.upstreams().any(|upstream| **upstream.name() == *name);
         let until = SystemTime::now().checked_add(duration);
-        let is_longer = |pin: Pin| pin.end().is_none_or(|end| until.is_some_and(|until| end >= until));
-        if self.pins.get(name).is_some_and(is_longer) {
+        // A pin of an import ends with the next refresh, and counts for nothing here.
+        if self.pins.get(name).is_some_and(|pin| pin.is_own_until(until)) {
             return Ok(());
         }
         let pinned = self.pins.pin(name, until, is_upstream).await;

@@ -27,8 +27,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::file::PinsFileError;
-use self::pin::{MAX_PATTERNS, MAX_PINS, PinList};
-pub(crate) use self::pin::{Pin, PinEnd};
+pub(crate) use self::pin::Pin;
+use self::pin::{MAX_PATTERNS, MAX_PINS, PinEnd, PinList};
 use super::{
     DiskStore,
     inventory::{ImageName, Inventory, Selection, seconds, time_of},
@@ -159,7 +159,7 @@ impl Pins {
     }
 
     /// Pins the images that a name or pattern matches, now and later; `is_upstream` says whether a name is that of an
-    /// upstream. A pin of the same text is replaced. The pin is in force, and on disk, when this returns.
+    /// upstream. A pin of the same text gets this end. The pin is in force, and on disk, when this returns.
     ///
     /// # Errors
     /// The text is no pattern, the images take more than pins may keep, or the pin cannot be written.
@@ -170,8 +170,8 @@ impl Pins {
         is_upstream: impl Fn(&str) -> bool,
     ) -> Result<Pinned, PinError> {
         let (pattern, text) = Pattern::typed_in_full(text, is_upstream)?;
-        let end = until.map_or(PinEnd::Never, |until| PinEnd::At(seconds(until)));
-        let (pins, pin) = (self.clone(), Pin { text, pattern, end });
+        let own = Some(until.map_or(PinEnd::Never, |until| PinEnd::At(seconds(until))));
+        let (pins, pin) = (self.clone(), Pin { text, pattern, own, is_imported: false });
         if !pin.is_name() && !self.0.inventory.until_read().await {
             return Err(PinError::Reading);
         }
@@ -237,6 +237,7 @@ impl Pins {
         let (list, _) = self.0.list.load().in_force(seconds(SystemTime::now()));
         let is_known = list.get(&pin.text).is_some();
         let list = list.with(pin.clone());
+        let pin = list.get(&pin.text).cloned().unwrap_or(pin);
         if list.are_too_many() {
             return Err(PinError::TooMany);
         }
@@ -292,7 +293,7 @@ impl Pins {
             if let Err(error) = self.write(&list) {
                 tracing::warn!(%error, "the pins cannot be written");
             }
-            over.iter().for_each(|pin| tracing::info!(pin = pin.text, "a pin is over: what it kept may be evicted"));
+            over.iter().for_each(|pin| tracing::info!(pin = pin.text, "the time of a pin is over"));
         }
         let was_too_much = self.bytes().not_kept > 0;
         let all = self.select(&list);
@@ -325,11 +326,16 @@ impl Pins {
 }
 
 impl Pin {
-    /// When it ends, if that is known.
+    /// When that of an operator ends, if that is known.
     pub(crate) fn end(&self) -> Option<SystemTime> {
-        match self.end {
-            PinEnd::At(end) => time_of(end),
-            PinEnd::Never | PinEnd::Refresh => None,
+        match self.own {
+            Some(PinEnd::At(end)) => time_of(end),
+            Some(PinEnd::Never) | None => None,
         }
+    }
+
+    /// Whether an operator keeps images until this time at least; `None`: without an end.
+    pub(crate) fn is_own_until(&self, until: Option<SystemTime>) -> bool {
+        self.own.is_some() && self.end().is_none_or(|end| until.is_some_and(|until| end >= until))
     }
 }

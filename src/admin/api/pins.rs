@@ -16,7 +16,7 @@ use crate::{
     cache::{
         Pins, Visibility,
         inventory::{ImageName, Selection},
-        pins::{Pin, PinEnd, PinError, Pinned, PinnedBytes},
+        pins::{Pin, PinError, Pinned, PinnedBytes},
     },
     error_chain::ErrorChain,
 };
@@ -127,7 +127,8 @@ fn refused(error: PinError) -> ApiError {
 }
 
 fn pin_of(pin: &Pin) -> Value {
-    json!({ "match": pin.text, "until": pin.end().map(time), "imported": pin.end == PinEnd::Refresh })
+    let (until, by_operator) = (pin.end().map(time), pin.own.is_some());
+    json!({ "match": pin.text, "until": until, "by_operator": by_operator, "imported": pin.is_imported })
 }
 
 fn selected(selection: &Selection) -> [(String, Value); 3] {

@@ -1,12 +1,13 @@
 //! The file `pins` of the state directory.
 //!
-//! The first line names the format and the number of pins. Each other line is a pin: a name or pattern, and its end in
-//! seconds since 1970 (0: none), or `refresh` if an import made it:
+//! The first line names the format and the number of pins. Each other line is a pin: a name or pattern, and the end that an
+//! operator gave it in seconds since 1970 (0: none); `refresh` if an import made it; or both, with a `+`:
 //!
 //! ```text
 //! forebay-pins 1 3
 //! docker.io/library/node:22 0
 //! quay.io/org/app:1 refresh
+//! quay.io/org/app:2 refresh+0
 //! registry.k8s.io/* 1796025600
 //! ```
 //!
@@ -25,7 +26,7 @@ use crate::{
 };
 
 const FORMAT: &str = "forebay-pins 1";
-/// The end of a pin that an import made.
+/// What a pin has that an import made.
 const REFRESH: &str = "refresh";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = (MAX_PINS * 640) as u64;
@@ -65,10 +66,16 @@ pub(super) fn write(directory: &Path, pins: &PinList) -> io::Result<()> {
 }
 
 fn encode(pins: &PinList) -> String {
-    let line = |Pin { text, end, .. }: &Pin| match end {
-        PinEnd::Never => format!("{text} 0"),
-        PinEnd::At(end) => format!("{text} {end}"),
-        PinEnd::Refresh => format!("{text} {REFRESH}"),
+    let line = |Pin { text, own, is_imported, .. }: &Pin| {
+        let own = own.map(|own| match own {
+            PinEnd::Never => 0,
+            PinEnd::At(end) => end,
+        });
+        match (own, is_imported) {
+            (Some(end), false) => format!("{text} {end}"),
+            (Some(end), true) => format!("{text} {REFRESH}+{end}"),
+            (None, _) => format!("{text} {REFRESH}"),
+        }
     };
     let mut lines: Vec<String> = pins.iter().map(line).collect();
     lines.sort_unstable();
@@ -98,14 +105,17 @@ fn decode(text: &str) -> Result<PinList, String> {
 
 fn decode_line(line: &str) -> Option<Pin> {
     let (text, end) = line.split_once(' ')?;
-    let end = match end {
-        REFRESH => PinEnd::Refresh,
-        seconds => match seconds.parse().ok()? {
-            0 => PinEnd::Never,
-            seconds => PinEnd::At(seconds),
-        },
+    let (is_imported, seconds) = match end.strip_prefix(REFRESH) {
+        None => (false, Some(end)),
+        Some("") => (true, None),
+        Some(rest) => (true, Some(rest.strip_prefix('+')?)),
     };
-    Some(Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).ok()?, end })
+    let own = match seconds.map(str::parse).transpose().ok()? {
+        None => None,
+        Some(0) => Some(PinEnd::Never),
+        Some(end) => Some(PinEnd::At(end)),
+    };
+    Some(Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).ok()?, own, is_imported })
 }
 
 #[cfg(test)]
@@ -128,8 +138,17 @@ mod tests {
         assert_eq!(read(&path).unwrap(), PinList::default());
         assert!(!path.exists());
         let imported = ImageName::parse(Visibility::Shared, "quay.io/org/app:1").unwrap();
-        for list in [pins(), pins().with_imports([&imported]).unwrap(), PinList::default()] {
+        let imports = pins().with_imports([&imported]).unwrap();
+        let both = [None, Some(1_796_025_600)].map(|until| imports.with(pin("quay.io/org/app:1", until)));
+        for (list, line) in [
+            (pins(), "docker.io/library/node:22 0"),
+            (imports, "quay.io/org/app:1 refresh"),
+            (both[0].clone(), "quay.io/org/app:1 refresh+0"),
+            (both[1].clone(), "quay.io/org/app:1 refresh+1796025600"),
+            (PinList::default(), "forebay-pins 1 0"),
+        ] {
             write(&path, &list).unwrap();
+            assert!(fs::read_to_string(path.join(PINS)).unwrap().lines().any(|found| found == line), "{line}");
             assert_eq!(read(&path).unwrap(), list);
         }
         assert_eq!(fs::metadata(path.join(PINS)).unwrap().permissions().mode() & 0o777, 0o600);
@@ -156,6 +175,8 @@ mod tests {
             (whole.replace("k8s.io/*", "k8s.io/ü"), "line 3 is no pin"),
             (whole.replace(" 0\n", " 4294967296\n"), "line 2 is no pin"),
             (whole.replace(" 0\n", " refreshed\n"), "line 2 is no pin"),
+            (whole.replace(" 0\n", " refresh+\n"), "line 2 is no pin"),
+            (whole.replace(" 0\n", " refresh+soon\n"), "line 2 is no pin"),
         ] {
             fs::write(path.join(PINS), &text).unwrap();
             let error = read(path).unwrap_err().to_string();

@@ -1,11 +1,11 @@
 //! Pins that imports make: they keep what an archive brought, and end with the freeze of its tag.
 //!
-//! What must hold: an image is pinned before it has its name, and is held meanwhile; what an operator pinned without an end
-//! stays pinned.
+//! What must hold: an image is pinned before it has its name, and is held meanwhile; what an operator pinned stays pinned as
+//! the operator said.
 
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
-use super::{MAX_OBJECTS, PinEnd, PinError, Pins};
+use super::{MAX_OBJECTS, PinError, Pins};
 use crate::cache::{
     inventory::{ImageName, seconds},
     storage::{
@@ -41,7 +41,7 @@ impl Pins {
 
     /// Nothing freezes a tag any more that an import had named: the pin of the import ends.
     pub(crate) async fn end_import(&self, name: &str) {
-        if self.get(name).is_some_and(|pin| pin.end == PinEnd::Refresh) {
+        if self.get(name).is_some_and(|pin| pin.is_imported) {
             let (pins, text) = (self.clone(), name.to_owned());
             blocking(move || pins.end_import_now(&text)).await;
         }
@@ -78,11 +78,10 @@ impl Pins {
     fn end_import_now(&self, text: &str) {
         let _turn = self.0.turn.lock();
         let list = self.0.list.load();
-        // An operator may have pinned it meanwhile.
-        if list.get(text).is_none_or(|pin| pin.end != PinEnd::Refresh) {
+        if list.get(text).is_none_or(|pin| !pin.is_imported) {
             return;
         }
-        let list = list.without(text);
+        let list = list.without_imports(&HashSet::from([text.to_owned()]));
         if let Err(error) = self.write(&list) {
             tracing::warn!(%error, pin = text, "the pins cannot be written: this one is there again after a restart");
         }

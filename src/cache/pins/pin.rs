@@ -1,6 +1,6 @@
 //! Pins, and which images they are about (pure).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     cache::{Visibility, inventory::ImageName},
@@ -12,23 +12,24 @@ pub(super) const MAX_PINS: usize = 10_000;
 /// How many of them may have a `*`: each of these is compared with each image.
 pub(super) const MAX_PATTERNS: usize = 500;
 
-/// A name or a pattern, and until when images that it matches are kept.
+/// A name or a pattern, and why images that it matches are kept: for an operator, for an import, or for both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pin {
     /// With the name in full.
     pub text: String,
     pub pattern: Pattern,
-    pub end: PinEnd,
+    /// Until when an operator keeps them; `None`: no operator does.
+    pub own: Option<PinEnd>,
+    /// An import keeps them until the freeze of the tag ends.
+    pub is_imported: bool,
 }
 
-/// Until when a pin keeps images. Each ends before that when an operator removes it.
+/// Until when an operator keeps images. An operator may remove the pin before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PinEnd {
     Never,
     /// In seconds since 1970.
     At(u32),
-    /// An import made the pin: it ends with the freeze of the tag.
-    Refresh,
 }
 
 /// All pins. One text has one pin.
@@ -40,8 +41,9 @@ pub(crate) struct PinList {
 }
 
 impl Pin {
-    pub(crate) fn is_over(&self, now: u32) -> bool {
-        matches!(self.end, PinEnd::At(end) if end <= now)
+    /// Whether an operator has kept images until now, and no longer.
+    fn is_over(&self, now: u32) -> bool {
+        matches!(self.own, Some(PinEnd::At(end)) if end <= now)
     }
 
     pub(super) fn is_name(&self) -> bool {
@@ -54,10 +56,11 @@ impl Pin {
 }
 
 impl PinList {
-    /// The list with one pin more; one of the same text goes.
+    /// The list with what an operator wants of a text; what an import wants of it stays.
     pub(super) fn with(&self, pin: Pin) -> Self {
+        let is_imported = pin.is_imported || self.get(&pin.text).is_some_and(|before| before.is_imported);
         let mut list = self.without(&pin.text);
-        list.add(pin);
+        list.add(Pin { is_imported, ..pin });
         list
     }
 
@@ -68,7 +71,7 @@ impl PinList {
         }
     }
 
-    /// The list with a pin for each of these names, which imports gave to images. One that never ends stays as it is.
+    /// The list with a pin for each of these names, which imports give to images; what an operator wants of them stays.
     pub(super) fn with_imports<'a>(
         &self,
         names: impl IntoIterator<Item = &'a ImageName>,
@@ -76,12 +79,27 @@ impl PinList {
         let mut list = self.clone();
         for name in names {
             let text = name.to_string();
-            if list.names.get(&text).is_none_or(|pin| pin.end != PinEnd::Never) {
-                let pattern = Pattern::parse_in_full(&text)?;
-                list.add(Pin { text, pattern, end: PinEnd::Refresh });
-            }
+            let (pattern, own) = (Pattern::parse_in_full(&text)?, list.names.get(&text).and_then(|pin| pin.own));
+            list.add(Pin { text, pattern, own, is_imported: true });
         }
         Ok(list)
+    }
+
+    /// The list without what imports want of these texts; what an operator wants of them stays.
+    pub(super) fn without_imports(&self, texts: &HashSet<String>) -> Self {
+        let mut list = self.clone();
+        list.change(|pin| pin.is_imported &= !texts.contains(&pin.text));
+        list
+    }
+
+    /// Changes each pin, and removes those that neither an operator nor an import wants any more.
+    fn change(&mut self, change: impl Fn(&mut Pin)) {
+        let stays = |pin: &mut Pin| {
+            change(pin);
+            pin.own.is_some() || pin.is_imported
+        };
+        self.names.retain(|_, pin| stays(pin));
+        self.patterns.retain_mut(stays);
     }
 
     /// The list without the pin of this text.
@@ -92,12 +110,11 @@ impl PinList {
         list
     }
 
-    /// Divides the list into what is in force now, and what is over.
+    /// The list that is in force now, and the pins of which the time is over.
     pub(super) fn in_force(&self, now: u32) -> (Self, Vec<Pin>) {
         let over: Vec<Pin> = self.iter().filter(|pin| pin.is_over(now)).cloned().collect();
         let mut list = self.clone();
-        list.names.retain(|_, pin| !pin.is_over(now));
-        list.patterns.retain(|pin| !pin.is_over(now));
+        list.change(|pin| pin.own = pin.own.filter(|_| !pin.is_over(now)));
         (list, over)
     }
 
@@ -147,8 +164,8 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::cache::pins) fn pin(text: &str, until: Option<u32>) -> Pin {
-        let end = until.map_or(PinEnd::Never, PinEnd::At);
-        Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).unwrap(), end }
+        let own = Some(until.map_or(PinEnd::Never, PinEnd::At));
+        Pin { text: text.to_owned(), pattern: Pattern::parse_in_full(text).unwrap(), own, is_imported: false }
     }
 
     #[test]
@@ -170,7 +187,7 @@ pub(super) mod tests {
         }
         assert_eq!(list.digests().map(|name| name.to_string()).collect::<Vec<_>>(), [&*digest]);
         let again = texts.iter().fold(list.clone(), |list, text| list.with(pin(text, Some(9))));
-        assert_eq!((again.len(), again.get(&digest).unwrap().end), (3, PinEnd::At(9)));
+        assert_eq!((again.len(), again.get(&digest).unwrap().own), (3, Some(PinEnd::At(9))));
         assert_eq!(texts.iter().fold(again.clone(), |list, text| list.without(text)), PinList::default());
         assert_eq!(again.iter().cloned().collect::<PinList>(), again);
         let mixed = list.with(pin(texts[0], Some(10))).with(pin(texts[1], Some(11)));
@@ -179,13 +196,26 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_import_shortens_no_pin_of_an_operator() {
+    fn a_pin_of_an_operator_and_one_of_an_import_are_apart() {
+        const TEXTS: [&str; 4] = ["a/b:1", "a/b:2", "a/b:3", "a/*"];
         let names = ["a/b:1", "a/b:2", "a/b:3"].map(|name| ImageName::parse(Visibility::Shared, name).unwrap());
-        let before: PinList = [pin("a/b:1", None), pin("a/b:2", Some(9)), pin("a/*", Some(9))].into_iter().collect();
-        let after = before.with_imports(&names).unwrap();
-        let ends = ["a/b:1", "a/b:2", "a/b:3", "a/*"].map(|text| after.get(text).unwrap().end);
-        assert_eq!(ends, [PinEnd::Never, PinEnd::Refresh, PinEnd::Refresh, PinEnd::At(9)]);
-        assert_eq!(after.in_force(u32::MAX).0.len(), 3);
+        let before: PinList =
+            [pin(TEXTS[0], None), pin(TEXTS[1], Some(9)), pin(TEXTS[3], Some(9))].into_iter().collect();
+        let of = |list: &PinList| TEXTS.map(|text| list.get(text).map(|pin| (pin.own, pin.is_imported)));
+        let (never, nine) = (Some(PinEnd::Never), Some(PinEnd::At(9)));
+        let both = before.with_imports(&names).unwrap();
+        assert_eq!(of(&both), [Some((never, true)), Some((nine, true)), Some((None, true)), Some((nine, false))]);
+        // What an operator wants changes nothing of what an import wants, and the other way round.
+        let pinned = both.with(pin(TEXTS[2], Some(10)));
+        assert_eq!(of(&pinned)[2], Some((Some(PinEnd::At(10)), true)));
+        let (later, over) = pinned.in_force(10);
+        assert_eq!((of(&later), over.len()), ([Some((never, true)), Some((None, true)), Some((None, true)), None], 3));
+        let texts = HashSet::from(["a/b:1", "a/b:2"].map(str::to_owned));
+        let ended = both.without_imports(&texts);
+        assert_eq!(of(&ended), [Some((never, false)), Some((nine, false)), Some((None, true)), Some((nine, false))]);
+        assert_eq!(of(&later.without_imports(&texts)), [Some((never, false)), None, Some((None, true)), None]);
+        // A person who unpins an image means both.
+        assert_eq!(of(&both.without(TEXTS[0]))[0], None);
     }
 
     #[test]

@@ -91,7 +91,11 @@ pub(super) fn list(document: &Value, _now: SystemTime, width: Option<usize>) -> 
     let mut columns = Columns::new(["PIN", "UNTIL"]).with_names("PIN");
     for pin in document["pins"].as_array().into_iter().flatten() {
         let word = |key: &str| pin[key].as_str().unwrap_or_default().to_owned();
-        let until = if pin["imported"] == true { "a refresh (imported)".to_owned() } else { word("until") };
+        let until = match (pin["imported"] == true, pin["by_operator"] == true) {
+            (true, false) => "a refresh (imported)".to_owned(),
+            (true, true) if pin["until"].is_string() => format!("{} and a refresh (imported)", word("until")),
+            _ => word("until"),
+        };
         columns.row([word("match"), until]);
     }
     let columns = columns.fit(width);
@@ -140,7 +144,14 @@ mod tests {
         let mut document = json!({
             "pins": [
                 { "match": "docker.io/library/node:22", "until": null },
-                { "match": "quay.io/org/app:1", "until": null, "imported": true },
+                { "match": "quay.io/org/app:1", "until": null, "by_operator": false, "imported": true },
+                { "match": "quay.io/org/app:2", "until": null, "by_operator": true, "imported": true },
+                {
+                    "match": "quay.io/org/app:3",
+                    "until": "2026-12-30T08:00:00Z",
+                    "by_operator": true,
+                    "imported": true,
+                },
                 { "match": "registry.k8s.io/*", "until": "2026-12-30T08:00:00Z", "imported": false },
             ],
             "pinned_bytes": 4096, "pinned_and_not_kept_bytes": 0, "max_pinned_bytes": 8192,
@@ -149,6 +160,8 @@ mod tests {
 PIN                        UNTIL
 docker.io/library/node:22  -
 quay.io/org/app:1          a refresh (imported)
+quay.io/org/app:2          -
+quay.io/org/app:3          2026-12-30T08:00:00Z and a refresh (imported)
 registry.k8s.io/*          2026-12-30T08:00:00Z
 
 4.0 KiB kept of 8.0 KiB that pins may keep

@@ -531,3 +531,39 @@ async fn a_pin_of_an_operator_outlives_the_refresh_of_an_import() {
         assert_eq!(post(&mirror, "images/unpin", json!({ "match": NAME })).await.0, 200);
     }
 }
+
+/// Who pins the image until when: `until`, `by_operator` and `imported`.
+async fn only_pin(mirror: &Mirror) -> (Value, bool, bool) {
+    let pins = get(mirror, "pins").await["pins"].clone();
+    assert_eq!(pins.as_array().unwrap().len(), 1, "{pins}");
+    (pins[0]["until"].clone(), pins[0]["by_operator"] == true, pins[0]["imported"] == true)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_leaves_the_end_that_an_operator_gave() {
+    let (mut mirror, registry) = alone(|mirror| mirror).await;
+    registry.add_image("team/app", "1", &[b"another layer"]);
+    let bytes = archive(&image_files(Some(NAME), &b"layer"[..]));
+    let (_, answer) = post(&mirror, "images/pin", json!({ "match": NAME, "for": "30d" })).await;
+    let until = answer["until"].clone();
+    assert!(until.is_string(), "{answer}");
+    assert_eq!(import_bytes(&mirror, &bytes, &[]).await.0, Some(0));
+    mirror.restart().await;
+    assert_eq!(only_pin(&mirror).await, (until.clone(), true, true));
+    registry.bring_up(Server::Api).await;
+    assert_eq!(refresh(&mirror).await, "changed");
+    registry.take_down(Server::Api).await;
+    assert_eq!(only_pin(&mirror).await, (until, true, false));
+
+    // A warm that pins has its pin beside that of an import.
+    assert_eq!(post(&mirror, "images/unpin", json!({ "match": NAME })).await.0, 200);
+    assert_eq!(import_bytes(&mirror, &bytes, &[]).await.0, Some(0));
+    assert_eq!(only_pin(&mirror).await, (Value::Null, false, true));
+    let (status, told) = ask(&mirror, "POST", "warm", Some(json!({ "images": [NAME], "pin": "30d" }))).await;
+    assert!(status == 200 && told.contains("\"cached\":1"), "{told}");
+    let (until, by_operator, is_imported) = only_pin(&mirror).await;
+    assert!(until.is_string() && by_operator && is_imported, "{until}");
+    // To unpin means both.
+    assert_eq!(post(&mirror, "images/unpin", json!({ "match": NAME })).await.0, 200);
+    assert_eq!(get(&mirror, "pins").await["pins"], json!([]));
+}
