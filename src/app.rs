@@ -199,8 +199,8 @@ impl App {
             exports: Exports::new(store.clone(), service.caches.manifests.clone(), service.caches.blobs.clone()),
             imports: Imports::new(
                 (store.clone(), pins.clone()),
-                service.caches.manifests.clone(),
-                service.caches.blobs.clone(),
+                (service.caches.manifests.clone(), service.caches.blobs.clone()),
+                (tasks.clone(), removal.turn()),
             ),
             removal,
             refreshes,

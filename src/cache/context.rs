@@ -33,4 +33,16 @@ impl CacheContext {
         let (tasks, end, rules) = Default::default();
         Self { config, store, metrics, tasks, end, trusted, rules, inventory, pins }
     }
+
+    /// An empty cache of 1 GiB in this directory, with a place for pins.
+    #[cfg(test)]
+    pub(crate) async fn of_test(directory: &std::path::Path) -> Self {
+        let config = Config { max_size: 1 << 30, ..Config::at(&directory.join("cache")) };
+        let metrics = Metrics::new().unwrap();
+        let store = DiskStore::open(&config, metrics.clone()).unwrap();
+        store.scan().await;
+        let inventory = Inventory::new(store.clone());
+        let pins = Pins::load(Some(&directory.join("state")), store.clone(), inventory.clone()).unwrap();
+        Self::new(&config, (store, metrics), TrustedNetworks::default(), (inventory, pins))
+    }
 }

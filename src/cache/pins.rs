@@ -12,6 +12,7 @@ mod imports;
 mod pin;
 
 use std::{
+    collections::HashSet,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -58,6 +59,8 @@ struct PinsInner {
     list: ArcSwap<PinList>,
     /// Held while the list changes, or is put into force.
     turn: Mutex<()>,
+    /// What images consist of that an import has pinned and not named yet. Those of one import at a time.
+    pending: Mutex<HashSet<CompactKey>>,
     /// What on disk is pinned, whether it is kept or not.
     wanted: AtomicU64,
 }
@@ -104,6 +107,8 @@ pub(crate) enum PinError {
     Reading,
     #[error("there is no pin {0:?}; forebay cache pin lists them")]
     Unknown(String),
+    #[error("a part of the images has left the cache meanwhile; try again")]
+    Gone,
     #[error("the pins cannot be written")]
     Write(#[from] io::Error),
 }
@@ -125,6 +130,7 @@ impl Pins {
             directory: directory.map(Path::to_owned),
             list: ArcSwap::from_pointee(list),
             turn: Mutex::default(),
+            pending: Mutex::default(),
             wanted: AtomicU64::new(0),
         })))
     }
@@ -285,7 +291,7 @@ impl Pins {
         let _turn = self.0.turn.lock();
         let before = self.0.list.load_full();
         let (list, over) = before.in_force(seconds(now));
-        if before.is_empty() {
+        if before.is_empty() && self.0.store.operator_bytes() == 0 {
             return;
         }
         if !over.is_empty() {
@@ -304,11 +310,23 @@ impl Pins {
         }
     }
 
+    /// What a list keeps now, and what an import is about to name.
     fn select(&self, list: &PinList) -> Selection {
-        if list.is_empty() {
-            return Selection::default();
+        let mut all = match list.is_empty() {
+            true => Selection::default(),
+            false => self.0.inventory.select(|name| list.matches(name), MAX_OBJECTS),
+        };
+        self.add(&mut all, &self.0.pending.lock());
+        all
+    }
+
+    /// Adds objects, and what they take on disk.
+    fn add(&self, all: &mut Selection, objects: &HashSet<CompactKey>) {
+        for object in objects {
+            if all.objects.insert(object.clone()) {
+                all.bytes = all.bytes.saturating_add(self.0.store.bytes_on_disk(object).unwrap_or_default());
+            }
         }
-        self.0.inventory.select(|name| list.matches(name), MAX_OBJECTS)
     }
 
     fn put_into_force(&self, list: PinList, all: &Selection) {

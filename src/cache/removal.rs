@@ -34,14 +34,14 @@ pub(crate) struct Removal {
     pins: Pins,
     tasks: TaskTracker,
     end: CancellationToken,
-    /// One removal at a time.
+    /// One removal or import at a time: an import relies on what is here.
     turn: Arc<Semaphore>,
 }
 
 /// Why nothing is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RemovalError {
-    #[error("another removal is running; try again soon")]
+    #[error("another removal or an import is running; try again soon")]
     Busy,
     #[error("forebay is still reading what is on disk, and cannot tell yet what images share; try again soon")]
     Reading,
@@ -92,10 +92,15 @@ impl Removal {
         Self { store, manifests, blobs, inventory, pins, tasks, end, turn: Arc::new(Semaphore::new(1)) }
     }
 
+    /// The turn of a removal, for those during which nothing may be removed.
+    pub(crate) fn turn(&self) -> Arc<Semaphore> {
+        self.turn.clone()
+    }
+
     /// What goes if the images that are `wanted` are removed, by their names and when they were last used or confirmed.
     ///
     /// # Errors
-    /// Another removal is running, or it is not known yet what images share.
+    /// Another removal or an import is running, or it is not known yet what images share.
     pub(crate) async fn plan(
         &self,
         wanted: impl Fn(&ImageName, Option<SystemTime>) -> bool + Send + 'static,
@@ -170,10 +175,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{CacheContext, Config, Images, Visibility},
-        metrics::Metrics,
+        cache::{CacheContext, Images, Visibility},
         oci::{Algorithm, Digest},
-        peer::TrustedNetworks,
     };
 
     struct Fixture {
@@ -187,17 +190,10 @@ mod tests {
     impl Fixture {
         async fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let config = Config { max_size: 1 << 30, ..Config::at(&directory.path().join("cache")) };
-            let metrics = Metrics::new().unwrap();
-            let store = DiskStore::open(&config, metrics.clone()).unwrap();
-            store.scan().await;
-            let inventory = Inventory::new(store.clone());
-            let pins = Pins::load(Some(&directory.path().join("state")), store.clone(), inventory.clone()).unwrap();
-            let of_images = (inventory.clone(), pins.clone());
-            let context = CacheContext::new(&config, (store.clone(), metrics), TrustedNetworks::default(), of_images);
+            let context = CacheContext::of_test(directory.path()).await;
             let manifests = ManifestCache::new(context.clone(), Images::default());
             let blobs = BlobCache::new(context.clone(), Images::default());
-            let CacheContext { tasks, end, .. } = context;
+            let CacheContext { store, inventory, pins, tasks, end, .. } = context;
             tasks.spawn(inventory.clone().run(end.clone()));
             let removal =
                 Removal::new((store.clone(), manifests, blobs), (inventory.clone(), pins.clone()), (tasks, end));

@@ -145,7 +145,7 @@ fn bad(why: String) -> ApiError {
 impl From<ImportError> for ApiError {
     fn from(error: ImportError) -> Self {
         let status = match &error {
-            ImportError::Busy => StatusCode::TOO_MANY_REQUESTS,
+            ImportError::Busy | ImportError::Removal => StatusCode::TOO_MANY_REQUESTS,
             ImportError::TooLarge { .. } | ImportError::NoRoom(_) => StatusCode::INSUFFICIENT_STORAGE,
             ImportError::NotPinned(error) => pins::status_of(error),
             ImportError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -112,9 +112,11 @@ pub(super) fn status_of(error: &PinError) -> StatusCode {
     match error {
         PinError::Pattern(_) => StatusCode::BAD_REQUEST,
         PinError::Unknown(_) => StatusCode::NOT_FOUND,
-        PinError::NoDirectory | PinError::TooMany | PinError::TooManyObjects | PinError::TooMuch { .. } => {
-            StatusCode::CONFLICT
-        }
+        PinError::NoDirectory
+        | PinError::TooMany
+        | PinError::TooManyObjects
+        | PinError::TooMuch { .. }
+        | PinError::Gone => StatusCode::CONFLICT,
         PinError::Reading => StatusCode::SERVICE_UNAVAILABLE,
         PinError::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

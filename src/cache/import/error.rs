@@ -13,6 +13,8 @@ use crate::{
 pub(crate) enum ImportError {
     #[error("another import is running; try again when it is over")]
     Busy,
+    #[error("a removal is running; try again soon")]
+    Removal,
     #[error(
         "the archive has at least {bytes} bytes, and the cache has room for {most}: see cache.max_size and min_free"
     )]

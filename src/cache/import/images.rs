@@ -1,10 +1,10 @@
 //! The images of an archive that has come: they are checked first, and named last.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Import, ImportError, receive::Received};
+use super::{Import, ImportError, ImportsInner, receive::Received};
 use crate::{
     cache::{
         ManifestRequest, Visibility,
@@ -69,12 +69,54 @@ impl Sum {
 }
 
 impl Import {
-    /// Gives the images their names, after the last byte of the archive.
+    /// Gives the images their names, after the last byte of the archive. That goes on when this is dropped: some may have
+    /// their names by then.
     ///
     /// # Errors
     /// The archive is not whole, a part of an image is missing, or pins have no room for all: then no image is named.
-    pub(crate) async fn finish(mut self, targets: Vec<ImportTarget>) -> Result<Vec<Imported>, ImportError> {
+    pub(crate) async fn finish(self, targets: Vec<ImportTarget>) -> Result<Vec<Imported>, ImportError> {
+        let tasks = self.imports.tasks.clone();
+        tasks.spawn(self.take(targets)).await.map_err(|_| ImportError::End)?
+    }
+
+    async fn take(mut self, targets: Vec<ImportTarget>) -> Result<Vec<Imported>, ImportError> {
         self.check_end()?;
+        let (checked, objects) = self.check_all(targets).await?;
+        let ImportsInner { manifests, pins, .. } = &*self.imports;
+        for (target, found) in &checked {
+            let request = request(target);
+            for (descriptor, bytes) in &found.manifests {
+                let written = manifests.import_manifest(&request, descriptor, bytes.clone()).await;
+                written.map_err(|error| not_written(target, &error.to_string()))?;
+            }
+        }
+        // All of them are here, and stay: from now on they have names.
+        let names = checked.iter().map(|(target, _)| target.name.clone()).collect();
+        let pinned = pins.pin_imports(names, objects).await?;
+        let (mut named, mut imported, mut problem) = (Vec::new(), Vec::new(), None);
+        for (target, found) in checked {
+            let digest = &target.image.manifest.digest;
+            if let Err(error) = manifests.import_name(&request(&target), &target.name.reference, digest).await {
+                problem = Some(not_written(&target, &ErrorChain(&error).to_string()));
+                break;
+            }
+            tracing::info!(image = %target.name, %digest, "an image was imported");
+            imported.push(Imported { name: target.name.to_string(), digest: digest.clone(), bytes: found.bytes });
+            named.push(target.name);
+        }
+        named.retain(|name| manifests.is_imported(name));
+        let ended = pinned.end(named).await;
+        match problem {
+            Some(problem) => Err(problem),
+            None => ended.map(|()| imported).map_err(ImportError::from),
+        }
+    }
+
+    /// The images, if nothing of them is missing, and what they consist of.
+    async fn check_all(
+        &mut self,
+        targets: Vec<ImportTarget>,
+    ) -> Result<(Vec<(ImportTarget, Checked)>, HashSet<CompactKey>), ImportError> {
         let (mut checked, mut problems, mut sum) = (Vec::new(), Vec::new(), Sum::default());
         for target in targets {
             match self.check(&target, &mut sum).await? {
@@ -89,27 +131,7 @@ impl Import {
             problems.truncate(MAX_PROBLEMS);
             return Err(ImportError::Incomplete(problems));
         }
-        let mut imported = Vec::new();
-        for (target, found) in &checked {
-            let request = request(target);
-            for (descriptor, bytes) in &found.manifests {
-                let written = self.imports.manifests.import_manifest(&request, descriptor, bytes.clone()).await;
-                written.map_err(|error| not_written(target, &error.to_string()))?;
-            }
-        }
-        // All of them are here, and stay: from now on they have names.
-        let names = Arc::new(checked.iter().map(|(target, _)| target.name.clone()).collect::<Vec<_>>());
-        self.imports.pins.pin_imports(names.clone(), sum.objects).await?;
-        for (target, found) in checked {
-            let request = request(&target);
-            let digest = &target.image.manifest.digest;
-            let named = self.imports.manifests.import_name(&request, &target.name.reference, digest).await;
-            named.map_err(|error| not_written(&target, &ErrorChain(&error).to_string()))?;
-            tracing::info!(image = %target.name, %digest, "an image was imported");
-            imported.push(Imported { name: target.name.to_string(), digest: digest.clone(), bytes: found.bytes });
-        }
-        self.imports.pins.note_imported(names).await;
-        Ok(imported)
+        Ok((checked, sum.objects))
     }
 
     /// Collects what belongs to an image; inside, what is missing.
@@ -228,4 +250,108 @@ fn is_index(manifests: &[(Descriptor, Bytes)]) -> bool {
 
 fn not_written(target: &ImportTarget, why: &str) -> ImportError {
     ImportError::Incomplete(vec![format!("{}: {why}", target.name)])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future as _, pin::pin, task::Poll};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        cache::{BlobCache, CacheContext, Images, ManifestCache, Removal, import::Imports, removal::RemovalError},
+        oci::{Algorithm, layout::blob_path},
+        tar::{END, file_header, padding},
+        upstream::{Config, Context},
+    };
+
+    struct Fixture {
+        _directory: tempfile::TempDir,
+        context: CacheContext,
+        manifests: ManifestCache,
+        imports: Imports,
+        removal: Removal,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let context = CacheContext::of_test(directory.path()).await;
+            let CacheContext { store, inventory, pins, tasks, end, .. } = context.clone();
+            tasks.spawn(inventory.clone().run(end.clone()));
+            let manifests = ManifestCache::new(context.clone(), Images::default());
+            let blobs = BlobCache::new(context.clone(), Images::default());
+            let removal = Removal::new(
+                (store.clone(), manifests.clone(), blobs.clone()),
+                (inventory, pins.clone()),
+                (tasks.clone(), end),
+            );
+            let imports = Imports::new((store, pins), (manifests.clone(), blobs), (tasks, removal.turn()));
+            Self { _directory: directory, context, manifests, imports, removal }
+        }
+    }
+
+    /// An archive of an image with this name, and without layers.
+    fn archive(name: &str) -> Vec<u8> {
+        let descriptor = |kind: &str, content: &str| {
+            let digest = Digest::of(Algorithm::Sha256, content.as_bytes());
+            (json!({ "mediaType": kind, "digest": digest.as_str(), "size": content.len() }), blob_path(&digest))
+        };
+        let configuration = json!({ "architecture": "arm64", "os": "linux" }).to_string();
+        let (config, of_configuration) = descriptor("application/vnd.oci.image.config.v1+json", &configuration);
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [] }).to_string();
+        let (mut entry, of_manifest) = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+        let index = json!({ "schemaVersion": 2, "manifests": [entry] }).to_string();
+        let mut archive = Vec::new();
+        for (name, content) in [
+            ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#),
+            ("index.json", &index),
+            (&*of_manifest, &manifest),
+            (&*of_configuration, &configuration),
+        ] {
+            archive.extend(file_header(name, content.len() as u64));
+            archive.extend(content.as_bytes());
+            archive.extend(vec![0; padding(content.len() as u64)]);
+        }
+        [archive, END.to_vec()].concat()
+    }
+
+    #[tokio::test]
+    async fn names_are_given_also_if_the_client_leaves() {
+        let fixture = Fixture::new().await;
+        let name = ImageName::parse(Visibility::Shared, "hub/team/app:1").unwrap();
+        let mut import = fixture.imports.begin(None).unwrap();
+        import.push(archive(&name.to_string()).into()).await.unwrap();
+        let upstream = Upstream::new(&Config::at("hub", &["https://a.test"]), Context::of_test()).unwrap();
+        let image = import.images().unwrap()[0].clone();
+        {
+            let mut finish = pin!(import.finish(vec![ImportTarget { image, name: name.clone(), upstream }]));
+            let polled = std::future::poll_fn(|context| Poll::Ready(finish.as_mut().poll(context))).await;
+            assert!(polled.is_pending());
+        }
+        let CacheContext { tasks, end, pins, .. } = &fixture.context;
+        // The import has its turn until it is over.
+        let turn = fixture.removal.turn().acquire_owned().await.unwrap();
+        assert!(fixture.manifests.is_imported(&name));
+        assert!(pins.get(&name.to_string()).is_some_and(|pin| pin.is_imported));
+        drop(turn);
+        end.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn an_import_and_a_removal_take_turns() {
+        let Fixture { imports, removal, .. } = &Fixture::new().await;
+        let planned = removal.plan(|_, _| true).await.unwrap();
+        assert!(matches!(imports.begin(None).err(), Some(ImportError::Removal)));
+        drop(planned);
+        let import = imports.begin(None).unwrap();
+        assert_eq!(removal.plan(|_, _| true).await.err(), Some(RemovalError::Busy));
+        assert!(matches!(imports.begin(None).err(), Some(ImportError::Busy)));
+        drop(import);
+        assert!(removal.plan(|_, _| true).await.is_ok());
+    }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Import {
     /// The files that have come.
     seen: HashSet<LayoutFile>,
     pub(super) received: Received,
-    _place: OwnedSemaphorePermit,
+    _places: [OwnedSemaphorePermit; 2],
 }
 
 /// What has come of an archive, verified.
@@ -72,7 +72,7 @@ struct Layout {
 }
 
 impl Import {
-    pub(super) fn new(imports: Arc<ImportsInner>, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(imports: Arc<ImportsInner>, places: [OwnedSemaphorePermit; 2]) -> Self {
         Self {
             imports,
             reader: Reader::default(),
@@ -80,7 +80,7 @@ impl Import {
             current: Current::Nothing,
             seen: HashSet::new(),
             received: Received::default(),
-            _place: place,
+            _places: places,
         }
     }
 

@@ -101,6 +101,14 @@ impl ManifestCache {
         Ok(())
     }
 
+    /// Whether a name that an import gave means what came with the archive: a refresh or a push may have moved a tag since.
+    pub(crate) fn is_imported(&self, name: &ImageName) -> bool {
+        match &name.reference {
+            Reference::Tag(tag) => self.0.first_seen.is_imported(&name.upstream, &name.repository, tag),
+            Reference::Digest(_) => true,
+        }
+    }
+
     /// A tag that was imported begins anew: nothing freezes it any more, nor is it pinned for that.
     pub(super) async fn end_import(&self, name: &TagName) {
         if self.0.first_seen.is_imported(&name.upstream, &name.repository, &name.tag) {

@@ -350,6 +350,9 @@ async fn a_client_that_leaves_half_way_leaves_no_name() {
     // Another one has to wait meanwhile.
     let (code, _, error) = import_bytes(&mirror, &whole, &[]).await;
     assert!(code == Some(1) && error.contains("another import is running"), "{error}");
+    // So has a removal: the image may share a layer with what is removed.
+    let (status, answer) = ask(&mirror, "DELETE", "images?match=*", None).await;
+    assert!(status == 429 && answer.contains("another removal or an import is running"), "{answer}");
     drop(client);
     until("what came of it is removed", async || !has_temporary_files(&mirror)).await;
     assert_ne!(mirror.get(&manifest("1")).await.status, 200);
