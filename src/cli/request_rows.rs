@@ -37,6 +37,7 @@ const MIN_CLIENT: usize = 9;
 const MIN_IMAGE: usize = 14;
 /// The least that is left of why something failed.
 const MIN_FAILURE: usize = 10;
+
 /// How rows look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {

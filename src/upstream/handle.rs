@@ -220,7 +220,7 @@ impl Upstream {
         }
     }
 
-    /// Ends a pause.
+    /// Ends a pause; whether there was one.
     pub(crate) fn resume(&self) -> bool {
         let Some(since) = self.state.pause.end() else { return false };
         self.state.metrics().upstream_paused(self.name(), false);

@@ -52,11 +52,11 @@ struct Findings<'a> {
     store: &'a StoreStatus,
     pinned: PinnedBytes,
     incomplete: IncompletePins,
-    upstreams: Vec<Seen>,
+    upstreams: Vec<UpstreamFinding>,
 }
 
 /// How an upstream is.
-struct Seen {
+struct UpstreamFinding {
     name: Arc<str>,
     state: State,
     /// Since when it has been down or paused.
@@ -105,7 +105,7 @@ impl StatusSources {
             store,
             pinned: self.pins.bytes(),
             incomplete: self.inventory.incomplete_pins(),
-            upstreams: upstreams.iter().map(seen).collect(),
+            upstreams: upstreams.iter().map(upstream_finding).collect(),
         }
     }
 }
@@ -116,10 +116,10 @@ fn all_attention(findings: &Findings<'_>, jobs: &[JobReport]) -> Vec<String> {
     sentences
 }
 
-fn seen(upstream: &Upstream) -> Seen {
+fn upstream_finding(upstream: &Upstream) -> UpstreamFinding {
     let since = upstream.paused_since().or(upstreams::health(upstream).down_since);
     let (name, credentials) = (upstream.name().clone(), upstream.credential_place());
-    Seen { name, state: State::of(upstream), since, credentials }
+    UpstreamFinding { name, state: State::of(upstream), since, credentials }
 }
 
 fn requested(unconfigured: &Unconfigured) -> Value {
@@ -171,7 +171,7 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
             sentences.push(format!("the certificate expires on {}", time(until)));
         }
     }
-    for Seen { name, state, since, credentials } in &findings.upstreams {
+    for UpstreamFinding { name, state, since, credentials } in &findings.upstreams {
         match state {
             State::CredentialsRefused => {
                 let place = credentials.as_deref().unwrap_or("the configuration");
@@ -259,13 +259,13 @@ mod tests {
         let (low, full) = [5, 4].map(|free| StoreStatus { free_bytes: Some(free), ..good.clone() }).into();
         let unknown = StoreStatus { free_bytes: None, ..good.clone() };
         let with_pins = |failed: &[&'static str], certificate_until, store, states: &[State], not_kept| {
-            let seen = |state: &State| Seen {
+            let finding = |state: &State| UpstreamFinding {
                 name: "quay.io".into(),
                 state: *state,
                 since: Some(now),
                 credentials: Some("/etc/quay.pw".to_owned()),
             };
-            let upstreams = states.iter().map(seen).collect();
+            let upstreams = states.iter().map(finding).collect();
             let pinned = PinnedBytes { kept: 1, not_kept, most: 1 };
             let (failed_reloads, incomplete) = (failed.to_vec(), IncompletePins::default());
             attention(&Findings { now, failed_reloads, certificate_until, store, pinned, incomplete, upstreams })

@@ -11,6 +11,7 @@ use forebay_test_support::{
 use serde_json::Value;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const NEW_TOKEN: &str = "fedcba9876543210fedcba9876543210";
 
 /// A GET of a resource with these header lines.
 async fn get(mirror: &Mirror, resource: &str, host: &str, lines: &str) -> Answer {
@@ -58,9 +59,7 @@ async fn without_a_token_this_machine_reads_and_no_page_of_others() {
 async fn with_a_token_only_its_owner_is_answered() {
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
-    let file = mirror.cache_dir().with_file_name("admin.token");
-    std::fs::write(&file, TOKEN).unwrap();
-    mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+    mirror.restart_with_token(TOKEN).await;
     for (host, lines, status) in [
         ("localhost", String::new(), 401),
         ("localhost", "Authorization: Bearer 0123456789abcdef\r\n".to_owned(), 401),
@@ -83,18 +82,15 @@ async fn with_a_token_only_its_owner_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_token_counts_and_a_reload_takes_it_away() {
-    const NEW: &str = "fedcba9876543210fedcba9876543210";
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
-    let file = mirror.cache_dir().with_file_name("admin.token");
-    std::fs::write(&file, TOKEN).unwrap();
-    mirror.restart_with(|config| config.admin.token_file = Some(file.clone())).await;
+    let file = mirror.restart_with_token(TOKEN).await;
     let status = async |token: &str| {
         get(&mirror, "status", "localhost", &format!("Authorization: Bearer {token}\r\n")).await.status
     };
-    assert_eq!((status(TOKEN).await, status(NEW).await), (200, 401));
-    std::fs::write(&file, NEW).unwrap();
-    until("the new token is right", async || status(NEW).await == 200).await;
+    assert_eq!((status(TOKEN).await, status(NEW_TOKEN).await), (200, 401));
+    std::fs::write(&file, NEW_TOKEN).unwrap();
+    until("the new token is right", async || status(NEW_TOKEN).await == 200).await;
     assert_eq!(status(TOKEN).await, 401);
     let mut config = mirror.config().clone();
     config.admin.token_file = None;
@@ -103,19 +99,16 @@ async fn a_new_token_counts_and_a_reload_takes_it_away() {
     assert_eq!(get(&mirror, "status", "localhost", "").await.status, 200);
     let change = format!(
         "POST /api/v1/upstreams/fake.example/test HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Authorization: Bearer {NEW}\r\n\r\n"
+         Authorization: Bearer {NEW_TOKEN}\r\n\r\n"
     );
     assert_eq!(wire::send(mirror.app().admin_addr(), &change).await.status, 403);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_follow_leave_when_the_token_changes() {
-    const NEW: &str = "fedcba9876543210fedcba9876543210";
     let registry = FakeRegistry::start().await;
     let mut mirror = Mirror::of(&registry).await;
-    let file = mirror.cache_dir().with_file_name("admin.token");
-    std::fs::write(&file, TOKEN).unwrap();
-    mirror.restart_with(|config| config.admin.token_file = Some(file.clone())).await;
+    let file = mirror.restart_with_token(TOKEN).await;
     let follow = async |token: &str| {
         let url = format!("http://{}/api/v1/events", mirror.app().admin_addr());
         let response = client().get(url).bearer_auth(token).send().await.unwrap();
@@ -130,16 +123,16 @@ async fn those_who_follow_leave_when_the_token_changes() {
     mirror.app().reload(mirror.config().clone()).unwrap();
     mirror.get("/v2/").await;
     assert!(soon("another event", first.chunk()).await.unwrap().is_some());
-    std::fs::write(&file, NEW).unwrap();
+    std::fs::write(&file, NEW_TOKEN).unwrap();
     soon("the end of the stream", first.bytes()).await.unwrap();
 
-    let second = follow(NEW).await;
+    let second = follow(NEW_TOKEN).await;
     let mut config = mirror.config().clone();
     config.admin.token_file = None;
     mirror.app().reload(config).unwrap();
     soon("the end of the second stream", second.bytes()).await.unwrap();
 
-    let local = follow(NEW).await;
+    let local = follow(NEW_TOKEN).await;
     mirror.app().reload(mirror.config().clone()).unwrap();
     soon("the end of the stream without a token", local.bytes()).await.unwrap();
 }
@@ -192,9 +185,7 @@ async fn a_test_asks_the_upstream_and_needs_a_token() {
     assert_eq!(test(&mirror, "fake.example", "").await.status, 403);
     assert_eq!(registry.count(|_| true), 0);
 
-    let file = mirror.cache_dir().with_file_name("admin.token");
-    std::fs::write(&file, TOKEN).unwrap();
-    mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+    mirror.restart_with_token(TOKEN).await;
     let told = async |mirror: &Mirror, name: &str| {
         let url = format!("http://{}/api/v1/upstreams/{name}/test", mirror.app().admin_addr());
         let response = client().post(url).bearer_auth(TOKEN).send().await.unwrap();

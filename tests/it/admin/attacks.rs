@@ -47,9 +47,7 @@ impl World {
     /// With [`TOKEN`].
     async fn with_token() -> Self {
         let mut this = Self::open().await;
-        let file = this.mirror.cache_dir().with_file_name("admin.token");
-        std::fs::write(&file, TOKEN).unwrap();
-        this.mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+        this.mirror.restart_with_token(TOKEN).await;
         this.pull().await;
         this
     }

@@ -28,9 +28,7 @@ async fn page(mirror: &Mirror, path: &str) -> String {
 
 async fn with_token(registry: &FakeRegistry) -> Mirror {
     let mut mirror = Mirror::of(registry).await;
-    let file = mirror.cache_dir().with_file_name("admin.token");
-    std::fs::write(&file, TOKEN).unwrap();
-    mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+    mirror.restart_with_token(TOKEN).await;
     mirror
 }
 
@@ -215,9 +213,7 @@ async fn a_full_page_and_its_files_have_less_than_60_kb() {
     let url = registry.url();
     let upstreams = names.iter().map(|name| format!("[[upstream]]\nname = \"{name}\"\nurls = [\"{url}\"]\n"));
     let mut mirror = Mirror::parse(&upstreams.collect::<String>()).start().await;
-    let file = mirror.cache_dir().with_file_name("admin.token");
-    std::fs::write(&file, TOKEN).unwrap();
-    mirror.restart_with(|config| config.admin.token_file = Some(file)).await;
+    mirror.restart_with_token(TOKEN).await;
     for name in &names {
         for (tag, status) in tags.into_iter().map(|tag| (tag, 200)).chain([("none", 404)]) {
             let path = format!("/v2/{repository}/manifests/{tag}?ns={name}");

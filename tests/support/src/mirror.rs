@@ -246,6 +246,14 @@ impl Mirror {
         self.start_with(change).await;
     }
 
+    /// Restarts it with an `admin.token_file` that has this token; the path of the file.
+    pub async fn restart_with_token(&mut self, token: &str) -> PathBuf {
+        let file = self.cache_dir().with_file_name("admin.token");
+        std::fs::write(&file, token).unwrap();
+        self.restart_with(|config| config.admin.token_file = Some(file.clone())).await;
+        file
+    }
+
     /// Starts it again with another configuration.
     pub async fn start_with(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);

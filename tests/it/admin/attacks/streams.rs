@@ -75,7 +75,7 @@ async fn crowd<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -> Opt
     crowd
 }
 
-/// Fails unless clients of the registry are served, and there are as many places for those who follow as before.
+/// Fails unless clients of the registry are served.
 async fn assert_served(world: &World) {
     assert_eq!(world.mirror.get(&manifest("1")).await.status, 200);
     assert_eq!(world.mirror.get(&forebay_test_support::blob::path(&world.image.layers[0])).await.status, 200);
