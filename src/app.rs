@@ -36,6 +36,7 @@ use crate::{
         BlobCache, CacheContext, DiskStore, Exports, ImageVerification, Images, Imports, Inventory, Lists,
         ManifestCache, Pins, Removal, Scrub,
     },
+    cluster::{PeerPlace, PeerResult},
     config::{Config, Loaded},
     history::{History, Readers},
     metrics::Metrics,
@@ -55,7 +56,7 @@ pub use self::{
 };
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
-    loading::{allowed_hosts, deletions_in, first_seen_in, table, upstream_context},
+    loading::{allowed_hosts, cluster, deletions_in, first_seen_in, table, upstream_context},
     reloadable::Reloadable,
     running::Running,
     warnings::tell_zero_copy,
@@ -115,7 +116,9 @@ impl App {
         let store = DiskStore::open(&config.cache, metrics.clone())?;
         let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
-        let upstream_context = upstream_context(metrics.clone(), instance.pseudonym());
+        let cluster = cluster(&config)?;
+        let upstream_context =
+            Context { cluster: cluster.clone(), ..upstream_context(metrics.clone(), instance.pseudonym()) };
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let inventory = Inventory::new(store.clone());
         if let Some(state) = &config.state_directory {
@@ -152,7 +155,8 @@ impl App {
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
-        let contents = Contents { caches, scrub: scrub.clone(), memory, client_rates, tls: tls.clone() };
+        let contents =
+            Contents { caches, scrub: scrub.clone(), memory, client_rates, tls: tls.clone(), cluster: cluster.clone() };
         let disk = store.clone();
         tasks.spawn(history.clone().keep_sums(move || disk.status().usage.total(), end.clone()));
         let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone(), history.clone()));
@@ -205,6 +209,7 @@ impl App {
             removal,
             refreshes,
             verification,
+            cluster: cluster.clone(),
         });
         serve_control(&config, api.clone(), (&tasks, &end))?;
         tell_zero_copy(&config.cache.directory);
@@ -220,6 +225,13 @@ impl App {
             let held = over.run_until_cancelled(hold_by_changed_rules(&manifests, &changed));
             tokio::join!(store.scan_then(move || pins_of_start.begin()), held);
         });
+        if let Some(cluster) = cluster {
+            metrics.in_cluster::<PeerPlace, PeerResult>();
+            let over = end.clone();
+            tasks.spawn(async move {
+                over.run_until_cancelled(cluster.watch()).await;
+            });
+        }
         tasks.spawn(inventory.clone().run(end.clone()));
         tasks.spawn(pins.run(end.clone()));
         let (jobs, over) = (warm_jobs.clone(), end.clone());

@@ -8,6 +8,7 @@
 mod banner;
 mod cache_command;
 mod check;
+mod cluster_status;
 mod columns;
 mod completion;
 mod config_command;

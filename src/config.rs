@@ -19,6 +19,7 @@ mod admin;
 mod authority;
 mod byte_rate;
 mod cache;
+mod cluster;
 mod control_settings;
 mod document;
 mod download;
@@ -86,6 +87,8 @@ pub struct Config {
     pub push: crate::push::Config,
     pub upstreams: Vec<crate::upstream::Config>,
     pub rules: Rules,
+    /// The cluster that this forebay belongs to.
+    pub cluster: Option<crate::cluster::Config>,
     /// Images that are kept warm.
     pub warm: Vec<crate::warm::Config>,
 }
@@ -132,6 +135,7 @@ struct File {
     push: push::PushSection,
     upstream: Vec<upstream::UpstreamSection>,
     rule: Vec<rule::RuleSection>,
+    cluster: cluster::ClusterSection,
     warm: Vec<warm::WarmSection>,
 }
 
@@ -238,6 +242,7 @@ fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Con
     let by_client = sections.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
     let access = sections.access.read(document, &server, by_client);
     let push = document.keep(sections.push.read(document)).unwrap_or_default();
+    let cluster = document.keep(sections.cluster.read(document, &server)).flatten();
     let of_upstreams = sections.upstream.iter_mut().map(upstream::UpstreamSection::take_rules).collect();
     let upstreams = upstreams::read(document, sections.upstream, client_grants);
     let rules = rules::read(document, of_upstreams, sections.rule, &upstreams);
@@ -257,6 +262,7 @@ fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Con
         push,
         upstreams,
         rules,
+        cluster,
         warm,
     }
 }

@@ -16,7 +16,7 @@
 //! - [`oci`] is the vocabulary all of them share.
 //!
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
-//! [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
+//! [`cluster`] (the forebays that are asked before registries), [`admin`] (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded
 //! resources), [`rate`] (bytes per second that transfers share), [`machine`] (the addresses of this machine),
 //! [`setup`] (what clients write into their configuration), [`html`] (what pages for browsers have in common), [`units`]
 //! (numbers as people read them), [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator
@@ -37,6 +37,7 @@ pub mod auth;
 pub(crate) mod bounded_cache;
 pub mod byte_counter;
 pub mod cache;
+pub mod cluster;
 pub mod config;
 pub(crate) mod disk_wait;
 pub(crate) mod error;

@@ -5,6 +5,7 @@
 //! Names, units and suffixes follow the Prometheus conventions; `promtool check metrics` verifies them. The admin listener serves
 //! the metrics.
 
+mod cluster;
 mod failures;
 mod families;
 mod labels;

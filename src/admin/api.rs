@@ -7,6 +7,7 @@
 
 pub(crate) mod access;
 mod changes;
+mod cluster;
 mod du;
 mod events;
 mod explain;
@@ -59,6 +60,7 @@ pub(crate) use self::{
 };
 use crate::{
     cache::{Downloads, Exports, ImageVerification, Imports, Inventory, Pins, Removal},
+    cluster::Cluster,
     history::History,
     upstream::Upstream,
     warm::Warmer,
@@ -110,6 +112,8 @@ pub(crate) struct Sources {
     pub removal: Removal,
     pub refreshes: Refreshes,
     pub verification: ImageVerification,
+    /// The cluster that this forebay belongs to.
+    pub cluster: Option<Cluster>,
 }
 
 /// The handler of the API. A cheap handle.
@@ -124,6 +128,7 @@ pub(crate) struct Api {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Resource<'a> {
     Config,
+    Cluster,
     Status,
     Upstreams,
     Requests,
@@ -158,7 +163,7 @@ struct Action<'a> {
 }
 
 /// What there is, for a request that names something else.
-const RESOURCES: &str = "config, du, events, explain, export, images, images/{name}, \
+const RESOURCES: &str = "cluster, config, du, events, explain, export, images, images/{name}, \
     images/pin|unpin|refresh|verify, import, pins, pulls, requests, status, transfers, upstreams, \
     upstreams/{name}/test|pause|resume and warm";
 
@@ -171,6 +176,7 @@ impl<'a> Action<'a> {
         let is_post = method == Method::POST;
         let (resource, need) = match *parts {
             ["config"] => (Resource::Config, Need::Read),
+            ["cluster"] => (Resource::Cluster, Need::Read),
             ["status"] => (Resource::Status, Need::Read),
             ["upstreams"] => (Resource::Upstreams, Need::Read),
             ["images"] if method == Method::DELETE => (Resource::RemoveImages, Need::Change),
@@ -269,6 +275,7 @@ impl Api {
             removal,
             refreshes,
             verification,
+            cluster: of_cluster,
         } = &*self.sources;
         let upstreams = upstreams.load_full();
         let turn = self.turns.take(caller);
@@ -280,6 +287,7 @@ impl Api {
             |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name && is_of_clients(upstream));
         match action.resource {
             Resource::Config => no_parameters().map(|()| text(StatusCode::OK, config.for_sight(sight))),
+            Resource::Cluster => cluster::answer(of_cluster.as_ref(), query, turn.await?).await,
             Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams, sight))),
             Resource::Upstreams => no_parameters().map(|()| json(&upstreams::document(&upstreams))),
             Resource::UpstreamTest(name) => no_parameters().and_then(|()| tests.run(&upstreams, &name)),

@@ -1,11 +1,12 @@
 //! Why the mirror does not start, or why a reload changes nothing.
 
-use std::{error::Error as _, io, net::SocketAddr, sync::Arc};
+use std::{error::Error as _, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use crate::{
     admin::{TokenError, control_socket::SocketError},
     auth,
     cache::{pins::PinsFileError, storage},
+    cluster::{KeyError as ClusterKeyError, NoClient},
     config::{Config, Key, Loaded, Mistake},
     error_chain::ErrorChain,
     metrics,
@@ -48,6 +49,12 @@ pub enum Error {
     AdminToken(#[from] TokenError),
     #[error("admin.socket")]
     Control(#[from] SocketError),
+    #[error("cluster.key_file {}", path.display())]
+    ClusterKey { path: PathBuf, source: ClusterKeyError },
+    #[error("cluster.ca")]
+    ClusterTls(#[source] SetupError),
+    #[error("cluster.peers")]
+    ClusterPeers(#[from] NoClient),
     #[error("cannot listen on the admin address {address}")]
     Admin { address: SocketAddr, source: io::Error },
 }
@@ -65,6 +72,9 @@ impl Error {
             | Self::Proxy(_)
             | Self::StateKey(KeyError::Short { .. })
             | Self::AdminToken(_)
+            | Self::ClusterKey { .. }
+            | Self::ClusterTls(_)
+            | Self::ClusterPeers(_)
             | Self::Tls(_) => true,
             Self::State(error) => error.is_configuration(),
             Self::Control(error) => error.is_configuration(),
@@ -96,6 +106,9 @@ impl Error {
                 Key::new("admin").field("socket_group")
             }
             Self::Control(_) => Key::new("admin").field("socket"),
+            Self::ClusterKey { .. } => Key::new("cluster").field("key_file"),
+            Self::ClusterTls(_) => Key::new("cluster").field("ca"),
+            Self::ClusterPeers(_) => Key::new("cluster").field("peers"),
             Self::Listen(_) => Key::new("server").field("listen"),
             Self::Admin { .. } => Key::new("admin").field("listen"),
             Self::Metrics(_) | Self::Proxy(_) | Self::Randomness(_) => return None,
@@ -121,6 +134,9 @@ impl Error {
             | Self::Pins(_)
             | Self::AdminToken(_)
             | Self::Control(_)
+            | Self::ClusterKey { .. }
+            | Self::ClusterTls(_)
+            | Self::ClusterPeers(_)
             | Self::Tls(_) => self.source().map(|source| ErrorChain(source).to_string()).unwrap_or_default(),
             _ => ErrorChain(self).to_string(),
         }

@@ -6,7 +6,7 @@
 use std::{fmt, path::Path, time::Duration};
 
 use crate::{
-    admin, cache,
+    admin, cache, cluster,
     config::Config,
     transport::{self, TlsConfig},
 };
@@ -33,9 +33,12 @@ const FIXED: [&str; 10] = [
     "download.complete",
 ];
 
+/// The sections that only a start changes, with all their keys.
+const FIXED_SECTION: &str = "cluster.";
+
 /// Whether a key's new value takes effect at the next start only.
 pub fn is_fixed_at_start(key: &str) -> bool {
-    FIXED.contains(&key)
+    FIXED.contains(&key) || key.starts_with(FIXED_SECTION)
 }
 
 impl FixedKey {
@@ -54,11 +57,22 @@ impl FixedKey {
 /// of these keys that differ.
 pub(super) fn keep_fixed(start: &Config, mut new: Config) -> (Config, Vec<FixedKey>) {
     let mut fixed = Fixed::default();
-    let Config { state_directory: _, server, admin, cache, access: _, push: _, upstreams: _, rules: _, warm: _ } =
-        &mut new;
+    let Config {
+        state_directory: _,
+        server,
+        admin,
+        cache,
+        access: _,
+        push: _,
+        upstreams: _,
+        rules: _,
+        cluster,
+        warm: _,
+    } = &mut new;
     fixed.keep_server(&start.server, server);
     fixed.keep_admin(&start.admin, admin);
     fixed.keep_cache(&start.cache, cache);
+    fixed.keep_cluster(&start.cluster, cluster);
     (new, fixed.0)
 }
 
@@ -120,6 +134,12 @@ impl Fixed {
         self.keep("download.complete", &start.complete, complete, |complete| complete.as_str().to_owned());
         // No keys.
         (*reader_window, *max_through, *max_open) = (start.reader_window, start.max_through, start.max_open);
+    }
+
+    fn keep_cluster(&mut self, start: &Option<cluster::Config>, new: &mut Option<cluster::Config>) {
+        self.keep("cluster.peers", start, new, |cluster| {
+            cluster.as_ref().map_or_else(|| "none".to_owned(), |cluster| list(&cluster.peers))
+        });
     }
 
     /// Gives a key the value of the start, and notes it if that is another one.

@@ -8,6 +8,7 @@ use crate::{
     auth::{self, AccessControl},
     byte_counter::ByteCounter,
     cache::{DiskStore, DownloadResult},
+    cluster::{Cluster, ClusterKey},
     config::Config,
     metrics::Metrics,
     oci::HostPattern,
@@ -37,13 +38,14 @@ pub struct Checked {
 pub fn check(config: &Config) -> Checked {
     let access = AccessControl::load(&config.access).and_then(|_| auth::check_push_users(&config.access));
     let token_file = config.admin.token_file.as_deref().map_or(Ok(()), |file| TokenFile::load(file).map(drop));
-    let checks: [Result<(), Error>; 6] = [
+    let checks: [Result<(), Error>; 7] = [
         token_file.map_err(Error::from),
         access.map_err(Error::from),
         Seal::check(&config.push).map_err(Error::from),
         config.state_directory.as_deref().map_or(Ok(()), state_dir::check).map_err(Error::from),
         DiskStore::check(&config.cache).map_err(Error::from),
         proxy::check().map_err(Error::from),
+        cluster(config).map(drop),
     ];
     let mut errors: Vec<Error> = checks.into_iter().filter_map(Result::err).collect();
     errors.extend(config.server.tls.iter().flat_map(ReloadableTls::check).map(Error::from));
@@ -75,6 +77,7 @@ pub(super) fn upstream_context(metrics: Metrics, pseudonym: &str) -> Context {
         health: HealthTable::default(),
         content: ByteCounter::default(),
         pauses: PauseTable::default(),
+        cluster: None,
     }
 }
 
@@ -111,7 +114,9 @@ pub(super) fn first_seen_in(config: &Config) -> Option<&Path> {
 }
 
 fn seal(config: &Config) -> Result<Seal, Error> {
-    if let Some(file) = &config.push.key_file {
+    // An upload may go on at another member of the cluster.
+    let of_cluster = config.cluster.as_ref().map(|cluster| &cluster.key_file);
+    if let Some(file) = config.push.key_file.as_ref().or(of_cluster) {
         return Ok(Seal::read(file)?);
     }
     let state = StateDirectory::open(config.state_directory.as_deref().ok_or(Error::NoState)?)?;
@@ -125,4 +130,16 @@ fn upstreams(config: &Config, context: &Context) -> Result<Vec<Upstream>, Error>
     };
     proxy::check()?;
     config.upstreams.iter().enumerate().map(build).collect()
+}
+
+/// The cluster of the configuration. `listeners`: where this forebay listens.
+///
+/// # Errors
+/// The key, or the CAs, cannot be read; or a peer's name is no name of a host.
+pub(super) fn cluster(config: &Config) -> Result<Option<Cluster>, Error> {
+    let Some(cluster) = &config.cluster else { return Ok(None) };
+    let key = ClusterKey::read(&cluster.key_file)
+        .map_err(|source| Error::ClusterKey { path: cluster.key_file.clone(), source })?;
+    let tls = upstream::peer_tls(cluster.ca.as_deref()).map_err(Error::ClusterTls)?;
+    Ok(Some(Cluster::new(cluster, key, config.server.listen.clone(), tls)?))
 }

@@ -145,7 +145,8 @@ impl BlobCache {
         client: Client<'_>,
     ) -> Result<OpenedBlob, BlobError> {
         self.prefetch.taken(&source.id());
-        if range.is_none() {
+        // A peer that passes the blob on prefetches the layers itself.
+        if range.is_none() && !source.upstream.is_without_peers() {
             self.prefetch.config_wanted(source, client.address);
         }
         if (self.store.has_blob(&source.id()) || !self.downloads.has(source))

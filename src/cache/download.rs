@@ -81,7 +81,7 @@ use self::{
 use super::{Source, storage::Purpose};
 use crate::{
     rate::HoldClock,
-    upstream::{ContentNotes, Mirrors},
+    upstream::{ContentNotes, Mirrors, Upstream},
 };
 
 /// A download, as its task and its readers share it.
@@ -124,6 +124,7 @@ pub(crate) struct Download {
 
 impl Download {
     fn new(source: Source, beside: bool, wanted: bool, cancel: CancellationToken) -> Self {
+        let source = Source { upstream: source.upstream.with_revocable_peers(), ..source };
         let ends_workers = cancel.child_token();
         let hash = hasher::Hasher::new(source.digest.algorithm());
         let mut requests = WaitingRequests::default();
@@ -261,6 +262,14 @@ impl Download {
             }
         };
         timeout(limit, admitted).await.is_ok()
+    }
+
+    /// A request waits for the download from now on. One of a peer must wait for no peer: then the download goes on at
+    /// the registry.
+    fn serves(&self, upstream: &Upstream) {
+        if upstream.is_without_peers() {
+            self.source.upstream.leave_peers();
+        }
     }
 
     /// The source for which the download was started.

@@ -7,7 +7,7 @@ use forebay::{peer, units, visible::printable};
 use serde_json::{Value, json};
 
 use super::{
-    Failure,
+    Failure, cluster_status,
     columns::{self, Columns},
     control,
     output::{print, print_json},
@@ -20,6 +20,9 @@ pub(super) struct StatusArguments {
     /// Only whether it is ready for clients, as /readyz says
     #[arg(long)]
     ready: bool,
+    /// How the cluster is: its members, and what each owns
+    #[arg(long, conflicts_with = "ready")]
+    cluster: bool,
     #[command(flatten)]
     running: RunningArguments,
 }
@@ -28,6 +31,9 @@ impl StatusArguments {
     /// # Errors
     /// No forebay answers, it is not ready (`--ready`), or a person should look.
     pub(super) fn run(&self) -> Result<(), Failure> {
+        if self.cluster {
+            return cluster_status::run(&self.running);
+        }
         let places = self.running.places()?;
         let status = match control::get(&places, "/api/v1/status") {
             Err(control::ControlError::NoToken) if self.ready => control::readiness(&places)?,

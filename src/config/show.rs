@@ -14,7 +14,7 @@ use toml::Value;
 pub use self::private::private_keys;
 use super::{Config, Key, Place, byte_rate, units};
 use crate::{
-    admin, auth, cache, push,
+    admin, auth, cache, cluster, push,
     rule::{First, Rule, RuleKeys},
     transport,
     upstream::{self, Access, CredentialSource},
@@ -63,7 +63,7 @@ impl Setting {
 /// All settings, in the order of `config.example.toml`. A key without a value, such as `access.htpasswd` without a file, is
 /// left out. `access.access_ttl` and `access_grace` stand with each upstream that they are for.
 pub fn settings(config: &Config) -> Vec<Setting> {
-    let Config { state_directory, server, admin, cache, access, push, upstreams, rules, warm } = config;
+    let Config { state_directory, server, admin, cache, access, push, upstreams, rules, cluster, warm } = config;
     let mut shown = Settings::default();
     shown.in_section(Section::Top).path("state_directory", state_directory.as_deref());
     shown.server(server);
@@ -80,6 +80,9 @@ pub fn settings(config: &Config) -> Vec<Setting> {
     }
     for (index, rule) in rules.general().iter().enumerate() {
         shown.in_section(Section::Item("rule", index)).rule(rule);
+    }
+    if let Some(cluster) = cluster {
+        shown.in_section(Section::Table("cluster")).cluster(cluster);
     }
     for (index, job) in warm.iter().enumerate() {
         shown.in_section(Section::Item("warm", index)).warm(job);
@@ -335,6 +338,17 @@ impl Settings {
             flag.iter().for_each(|flag| self.put(name, *flag));
         }
         self.text("minimum_age_first", minimum_age_first.map(First::as_str));
+    }
+
+    fn cluster(&mut self, cluster: &cluster::Config) {
+        let cluster::Config { peers, advertise, key_file, zone, server_name, ca, timeout } = cluster;
+        self.list("peers", peers);
+        self.text("advertise", advertise.as_ref().map(ToString::to_string).as_deref());
+        self.path("key_file", Some(key_file));
+        self.text("zone", zone.as_deref());
+        self.text("server_name", server_name.as_deref());
+        self.path("ca", ca.as_deref());
+        self.period("timeout", *timeout);
     }
 
     fn warm(&mut self, job: &warm::Config) {

@@ -23,6 +23,7 @@ pub(super) struct Families {
     pub upstreams: UpstreamFamilies,
     pub cache: CacheFamilies,
     pub connections: ConnectionFamilies,
+    pub cluster: ClusterFamilies,
 }
 
 impl Families {
@@ -34,6 +35,7 @@ impl Families {
             upstreams: UpstreamFamilies::register(r)?,
             cache: CacheFamilies::register(r)?,
             connections: ConnectionFamilies::register(r)?,
+            cluster: ClusterFamilies::register(r)?,
         })
     }
 }
@@ -185,6 +187,31 @@ impl UpstreamFamilies {
                 "forebay_fills_total",
                 "Downloads into the cache that have ended.",
                 &["upstream", "result"],
+            )?,
+        })
+    }
+}
+
+/// Requests to the peers of a cluster.
+pub(super) struct ClusterFamilies {
+    pub requests: IntCounterVec,
+    pub received_bytes: IntCounterVec,
+}
+
+impl ClusterFamilies {
+    fn register(r: &Registry) -> Result<Self, Error> {
+        Ok(Self {
+            requests: counters(
+                r,
+                "forebay_peer_requests_total",
+                "Requests made of peers, by the zone that they are in and what came of it.",
+                &["zone", "result"],
+            )?,
+            received_bytes: counters(
+                r,
+                "forebay_peer_received_bytes_total",
+                "Bytes of blobs received from peers, by the zone that they are in.",
+                &["zone"],
             )?,
         })
     }

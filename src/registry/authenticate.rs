@@ -23,6 +23,11 @@ impl Service {
         exchange: &Exchange<'_>,
         upstream: Option<&mut Upstream>,
     ) -> Result<Identity, Error> {
+        let upstream = upstream.filter(|upstream| !exchange.by_peer || upstream.uses_client_credentials());
+        // Its own clients were admitted by the peer.
+        if exchange.by_peer && (upstream.is_none() || !exchange.head.headers.contains_key(header::AUTHORIZATION)) {
+            return Ok(Identity::Anonymous);
+        }
         let certificate = exchange.connection.client_certificate;
         let Some(authorization) = exchange.head.headers.get(header::AUTHORIZATION) else {
             return Ok(self.auth.access.load().check_without(certificate)?);

@@ -145,7 +145,9 @@ impl Service {
         repository: &Repository,
         resource: &Resource,
     ) -> Result<Grant, Error> {
-        let grant = self.caches.grants.authorize(upstream, repository, resource, exchange.peer()).await;
+        // What a peer says proves nothing about a client.
+        let registry = upstream.without_peers();
+        let grant = self.caches.grants.authorize(&registry, repository, resource, exchange.peer()).await;
         grant.map_err(|error| {
             // Some clients send credentials only when challenged, and under that name there may be an earlier grant.
             let can_log_in = !matches!(exchange.identity, Identity::Client(_)) && self.accepts_passwords(exchange);

@@ -33,6 +33,8 @@ pub(super) struct Exchange<'a> {
     pub held_tag: Option<Reference>,
     /// The request came through another forebay.
     pub by_mirror: bool,
+    /// It is a request of a peer for an upstream that is configured here.
+    pub by_peer: bool,
     /// What could have been served in an outage.
     pub cached: Cached,
     /// Present if a rate holds back what is sent from memory.
@@ -58,6 +60,7 @@ impl<'a> Exchange<'a> {
             previous: None,
             held_tag: None,
             by_mirror: false,
+            by_peer: false,
             cached: Cached::Nothing,
             pace: None,
             record,

@@ -157,7 +157,7 @@ impl Service {
         if let Some(tag) = tag {
             manifests.note_held((upstream, repository, tag), &content.digest, client);
         }
-        exchange.record.is_pull = is_pull;
+        exchange.record.is_pull = is_pull && !exchange.by_peer;
     }
 
     fn note_head(

@@ -19,6 +19,7 @@ mod pace;
 mod page;
 mod pagination;
 pub mod pagination_link;
+mod peer;
 mod pulls;
 mod refusal_log;
 pub mod refused_connection;

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     auth::{AccessControl, PasswordAttempts},
     cache::{Outcome, Scrub, Source},
+    cluster::Cluster,
     error::{Asked, Cached, Error, ErrorKind},
     history::{History, Readers},
     metrics::{Label, Metrics},
@@ -73,6 +74,8 @@ pub(crate) struct Contents {
     pub client_rates: ClientRates,
     /// Present if TLS is served.
     pub tls: Option<ReloadableTls>,
+    /// The cluster that this forebay belongs to.
+    pub cluster: Option<Cluster>,
 }
 
 /// Answers every request of the registry's listeners.
@@ -87,6 +90,8 @@ pub(crate) struct Service {
     pub client_rates: ClientRates,
     /// Present if TLS is served.
     pub(super) tls: Option<ReloadableTls>,
+    /// The cluster that this forebay belongs to.
+    pub(super) cluster: Option<Cluster>,
     /// The visitors of the page that look through the history.
     pub(super) readers: Readers,
     pub(super) metrics: Metrics,
@@ -112,7 +117,7 @@ impl Handle for Service {
         let result = self.run(&mut exchange).await.map_err(|error| self.for_client(&exchange, error));
         // The unread part of the body goes to `unread`.
         drop(exchange.body.take());
-        let Exchange { mut record, namespace, cached, pace, .. } = exchange;
+        let Exchange { mut record, namespace, cached, pace, by_peer, .. } = exchange;
         // forebay does not read the body of a push that no upstream takes, or any bytes behind a request without a
         // valid host.
         let is_unwanted =
@@ -136,6 +141,9 @@ impl Handle for Service {
             response = response::paced(response, pace);
         }
         response::common(response.headers_mut(), record.id.header(), self.instance.via(), namespace.as_deref());
+        if by_peer {
+            self.confirm_peer(response.headers_mut());
+        }
         set_policy(&mut response);
         record.namespace = match record.failure {
             // The request may not have been routed.
@@ -164,12 +172,26 @@ impl Service {
         metrics: Metrics,
         history: History,
     ) -> Self {
-        let Contents { caches, scrub, memory, client_rates, tls } = contents;
+        let Contents { caches, scrub, memory, client_rates, tls, cluster } = contents;
         let refusals = RefusalLog::new(metrics.clone());
         let log = Arc::new(RequestLog::new(metrics.clone(), history));
         let table = ArcSwap::from_pointee(table);
         let readers = Readers::default();
-        Self { table, auth, caches, instance, scrub, memory, client_rates, refusals, tls, readers, metrics, log }
+        Self {
+            table,
+            auth,
+            caches,
+            instance,
+            scrub,
+            memory,
+            client_rates,
+            refusals,
+            tls,
+            cluster,
+            readers,
+            metrics,
+            log,
+        }
     }
 
     /// The latest requests of all clients.
@@ -185,6 +207,14 @@ impl Service {
             return Box::pin(self.page(exchange, resource)).await;
         }
         let mut routed = self.route(exchange);
+        if let Routed::To(destination) = &mut routed
+            && self.is_of_peer(exchange)
+        {
+            exchange.by_peer = true;
+            if let Destination::Upstream(upstream, _) = destination {
+                *upstream = upstream.for_peer();
+            }
+        }
         // Before an error of the route: a client that may not pull must not learn which upstreams exist.
         exchange.identity = self.authenticate(exchange, routed.upstream_mut()).await?;
         exchange.note_user();

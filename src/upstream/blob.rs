@@ -36,6 +36,8 @@ use super::{
     failure_log::FailureLog,
     head,
     mirrors::Mirrors,
+    peer_use::PeerUse,
+    peers,
     read_request::ReadRequest,
     redacted_url::RedactedUrl,
     response::{
@@ -84,6 +86,8 @@ pub struct BlobStream {
     endpoint: Arc<Endpoint>,
     /// Whether a failure says nothing about the endpoint.
     best_effort: bool,
+    /// Whether the bytes of a peer may come further.
+    peers: PeerUse,
     failures: Arc<FailureLog>,
     /// The upstream's own counter, which is read more often than metrics are.
     received: Arc<AtomicU64>,
@@ -118,13 +122,14 @@ impl Upstream {
             any_type: true,
             ..ReadRequest::blob(Method::GET, repository, digest, range.headers())
         })?;
+        let endpoints = self.state.endpoints_of(request);
         self.state
-            .each_endpoint(request.is_best_effort(), |endpoint| async move {
+            .each_endpoint(&endpoints, request.is_best_effort(), |endpoint| async move {
                 let (followed, prefix) = Box::pin(self.state.read_judged(&endpoint, request, digest)).await?;
                 let best_effort = request.is_best_effort();
                 let mut stream =
                     BlobStream::new(followed, prefix, (range, digest), &self.state, endpoint, best_effort)?;
-                stream.is_for(&request.trace);
+                stream.is_for(request);
                 stream.notes = self.state.without_private(stream.notes, &request.scope);
                 Ok(stream)
             })
@@ -190,7 +195,7 @@ impl BlobStream {
         let (received, content) = (upstream.received().clone(), upstream.content().clone());
         let metrics = upstream.metrics().clone();
         let failures = upstream.failures.clone();
-        let rated = RatedPieces::new(upstream);
+        let rated = RatedPieces::new(upstream, endpoint.peer().is_none());
         let upstream = upstream.name().clone();
         Ok(Self {
             first,
@@ -208,6 +213,7 @@ impl BlobStream {
             upstream,
             endpoint,
             best_effort,
+            peers: PeerUse::default(),
             failures,
             received,
             content,
@@ -218,9 +224,10 @@ impl BlobStream {
     }
 
     /// The bytes come for this request.
-    fn is_for(&mut self, trace: &RequestTrace) {
-        self.trace = trace.clone();
-        self.rate = BodyRate::begin(trace, &self.followed.url, self.first);
+    fn is_for(&mut self, request: &ReadRequest) {
+        self.trace = request.trace.clone();
+        self.peers = request.peers.clone();
+        self.rate = BodyRate::begin(&request.trace, &self.followed.url, self.first);
     }
 
     /// The next bytes, or `None` at the end. Cancelling loses nothing.
@@ -231,12 +238,14 @@ impl BlobStream {
     /// announced; `Protocol` when it was longer.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let result = self.read().await;
-        if let Err(error) = &result
-            && !self.best_effort
-        {
-            // The next endpoint comes first for the rest.
-            self.endpoint.failed();
-            self.failures.note(error);
+        match (&result, self.endpoint.peer()) {
+            (Err(error), Some(peer)) => peer.broke(error),
+            (Err(error), None) if !self.best_effort => {
+                // The next endpoint comes first for the rest.
+                self.endpoint.failed();
+                self.failures.note(error);
+            }
+            _ => {}
         }
         result
     }
@@ -293,7 +302,14 @@ impl BlobStream {
     async fn receive(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let (response, url) = (&mut self.followed.response, &self.followed.url);
-            let piece = self.rate.wait(next_or_end(response, url, self.expected.is_none())).await?;
+            let next = next_or_end(response, url, self.expected.is_none());
+            let piece = match self.endpoint.peer() {
+                None => self.rate.wait(next).await?,
+                Some(_) => tokio::select! {
+                    piece = self.rate.wait(next) => piece?,
+                    () = self.peers.left() => return Err(peers::left()),
+                },
+            };
             let Some(piece) = piece else {
                 return match self.expected {
                     Some(missing) if missing > 0 => {
@@ -304,9 +320,17 @@ impl BlobStream {
                 };
             };
             let len = piece.len() as u64;
-            self.metrics.upstream_received(&self.upstream, len);
             self.received.fetch_add(len, Ordering::Relaxed);
-            self.content.add(len);
+            match self.endpoint.peer() {
+                Some(peer) => {
+                    peer.note_received(len);
+                    self.metrics.peer_received(peer.place(), len);
+                }
+                None => {
+                    self.metrics.upstream_received(&self.upstream, len);
+                    self.content.add(len);
+                }
+            }
             self.trace.received(len);
             self.rate.received(len);
             if let Some(expected) = &mut self.expected {

@@ -89,7 +89,7 @@ impl Sender {
     pub(super) fn new(config: &Config, context: &Context) -> Result<Self, SetupError> {
         let filter = AddressFilter::new(&config.urls, &config.realms);
         let upstream = config.name.clone();
-        let certificates = ca_file::certificates(config)?;
+        let certificates = ca_file::certificates(&config.name, config.ca.as_deref())?;
         let ca_flaws = ca_file::flaws(config, &certificates);
         for flaw in &ca_flaws.texts {
             tracing::warn!(%upstream, "{flaw}");

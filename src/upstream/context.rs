@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{health::HealthTable, pause::PauseTable, rates::RateTable, response::document_budget::ReadBudget};
-use crate::{byte_counter::ByteCounter, metrics::Metrics};
+use crate::{byte_counter::ByteCounter, cluster::Cluster, metrics::Metrics};
 
 #[derive(Clone)]
 pub struct Context {
@@ -20,6 +20,8 @@ pub struct Context {
     pub content: ByteCounter,
     /// Which upstreams are paused.
     pub pauses: PauseTable,
+    /// The forebays that are asked before registries.
+    pub cluster: Option<Cluster>,
 }
 
 #[cfg(test)]
@@ -33,6 +35,7 @@ impl Context {
             health: HealthTable::default(),
             content: ByteCounter::default(),
             pauses: PauseTable::default(),
+            cluster: None,
         }
     }
 }

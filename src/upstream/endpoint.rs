@@ -1,6 +1,6 @@
 //! One URL of an upstream, and what was learned about it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use reqwest::Url;
@@ -12,6 +12,7 @@ use super::{
     error::{Error, ErrorKind},
     low_quota::LowQuota,
 };
+use crate::cluster::Peer;
 
 /// How long a URL that failed comes after the others; twice as long after every failed probe.
 pub(super) const COOL_DOWN: Duration = Duration::from_secs(10);
@@ -24,6 +25,8 @@ const OPEN_TTL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Endpoint {
     base: Url,
+    /// Set if it is a peer's.
+    peer: Option<Arc<Peer>>,
     learned: Mutex<Learned>,
     /// Principals whose rate limit is nearly used up.
     pub(super) low_quota: LowQuota,
@@ -59,7 +62,16 @@ struct Cooling {
 
 impl Endpoint {
     pub(super) fn new(base: Url) -> Self {
-        Self { base, learned: Mutex::default(), low_quota: LowQuota::default() }
+        Self { base, peer: None, learned: Mutex::default(), low_quota: LowQuota::default() }
+    }
+
+    /// The one of a peer, for one request: what it does says nothing about the registry.
+    pub(super) fn of_peer(peer: Arc<Peer>) -> Self {
+        Self { peer: Some(peer.clone()), ..Self::new(peer.base().clone()) }
+    }
+
+    pub(super) fn peer(&self) -> Option<&Arc<Peer>> {
+        self.peer.as_ref()
     }
 
     pub(super) fn base(&self) -> &Url {

@@ -113,7 +113,7 @@ impl UpstreamState {
         response::check(followed, self.request_kind(&request)).await.err()
     }
 
-    fn request_kind(&self, request: &ReadRequest) -> RequestKind {
+    pub(super) fn request_kind(&self, request: &ReadRequest) -> RequestKind {
         RequestKind {
             is_head: request.method == Method::HEAD,
             is_blob: request.operation == Operation::Blob,

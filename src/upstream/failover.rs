@@ -55,6 +55,8 @@ impl<'a> Attempts<'a> {
         match result {
             // forebay's own lack of memory or descriptors, and a pause, are the same for every endpoint.
             Err(error) if is_without_request(&error) => Some(Err(error)),
+            // The owner keeps the registry's limit for all of the cluster.
+            Err(error) if endpoint.peer().is_some() && error.kind == ErrorKind::TooManyRequests => Some(Err(error)),
             // All URLs are one registry with the same accounts.
             Err(error) if error.kind == ErrorKind::OurCredentials => {
                 endpoint.answered();
@@ -92,6 +94,7 @@ impl UpstreamState {
     /// A failure of a `best_effort` request says nothing about the upstream.
     pub(super) async fn each_endpoint<T, F>(
         &self,
+        endpoints: &[Arc<Endpoint>],
         best_effort: bool,
         attempt: impl Fn(Arc<Endpoint>) -> F,
     ) -> Result<T, Error>
@@ -99,7 +102,7 @@ impl UpstreamState {
         F: Future<Output = Result<T, Error>>,
     {
         self.pause.admit(self.name())?;
-        let mut attempts = Attempts::new(&self.endpoints, best_effort);
+        let mut attempts = Attempts::new(endpoints, best_effort);
         let result = loop {
             let endpoint = match attempts.next() {
                 Ok(endpoint) => endpoint,
@@ -110,6 +113,7 @@ impl UpstreamState {
             let result = Box::pin(attempt(endpoint.clone())).await;
             if let Err(error) = &result
                 && !best_effort
+                && endpoint.peer().is_none()
             {
                 self.failures.note(error);
             }

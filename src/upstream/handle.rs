@@ -17,6 +17,7 @@ use super::{
     health::Health,
     identity::Registry,
     mirrors::Mirrors,
+    peer_use::PeerUse,
     principal::{ClientCredential, Principal, Verdict},
     rates::UpstreamRates,
     read_request::ReadRequest,
@@ -24,7 +25,7 @@ use super::{
     state::UpstreamState,
     via::Via,
 };
-use crate::{request_id::RequestId, request_trace::RequestTrace};
+use crate::{cluster::Key, request_id::RequestId, request_trace::RequestTrace};
 
 /// One configured registry. A cheap handle.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub struct Upstream {
     pub(super) client: Option<Arc<ClientCredential>>,
     /// The request that this handle is for.
     pub(super) trace: RequestTrace,
+    /// Whether its requests may be sent to peers.
+    peers: PeerUse,
 }
 
 impl Upstream {
@@ -46,8 +49,8 @@ impl Upstream {
     /// The private CA cannot be read, or the configuration has no URL.
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
         let state = Arc::new(UpstreamState::new(config, &context)?);
-        let (via_mirrors, client, trace) = (None, None, RequestTrace::default());
-        Ok(Self { state, via: Via::Ours, via_mirrors, mode: RequestMode::Normal, client, trace })
+        let (via_mirrors, client, trace, peers) = (None, None, RequestTrace::default(), PeerUse::default());
+        Ok(Self { state, via: Via::Ours, via_mirrors, mode: RequestMode::Normal, client, trace, peers })
     }
 
     /// Checks the file of an upstream's credentials, if any. Blocks on it.
@@ -108,9 +111,42 @@ impl Upstream {
         Self { mode: RequestMode::Dedicated, ..self.clone() }
     }
 
+    /// For a request of a peer, which is the last forebay in its `Via`. That peer is asked for nothing here, so no
+    /// response to it can wait for one of its own.
+    pub(crate) fn for_peer(&self) -> Self {
+        let via_mirrors = self.via_mirrors.as_ref().and_then(Mirrors::without_last);
+        Self { peers: PeerUse::Never, via_mirrors, ..self.clone() }
+    }
+
+    /// Of the registry alone, as for what proves what a client may have.
+    pub(crate) fn without_peers(&self) -> Self {
+        Self { peers: PeerUse::Never, ..self.clone() }
+    }
+
+    /// For work that may have to [leave](Self::leave_peers) its peers.
+    pub(crate) fn with_revocable_peers(&self) -> Self {
+        Self { peers: self.peers.revocable(), ..self.clone() }
+    }
+
+    /// A request of a peer waits for this work: it goes on at the registry. Without effect on handles that are not
+    /// revocable.
+    pub(crate) fn leave_peers(&self) {
+        self.peers.leave();
+    }
+
+    /// Whether a request for this would be sent to a peer now.
+    pub(crate) fn asks_peers(&self, key: &Key) -> bool {
+        !self.state.peers_ahead(key, &self.peers).is_empty()
+    }
+
+    /// Whether requests may go to no peer.
+    pub(crate) fn is_without_peers(&self) -> bool {
+        matches!(self.peers, PeerUse::Never)
+    }
+
     /// As part of a push: requests are sent even if the host has failed too often.
     pub(crate) fn for_push(&self) -> Self {
-        Self { mode: RequestMode::Push, ..self.clone() }
+        Self { mode: RequestMode::Push, peers: PeerUse::Never, ..self.clone() }
     }
 
     /// With the client's own credential, and no other.
@@ -240,6 +276,7 @@ impl Upstream {
         request.mode = self.mode;
         request.client.clone_from(&self.client);
         request.trace.clone_from(&self.trace);
+        request.peers.clone_from(&self.peers);
         if let Some(via) = self.via.header()? {
             request.headers.insert(header::VIA, via.clone());
         }

@@ -29,7 +29,7 @@ impl Upstream {
     pub async fn ping(&self) -> Result<(), Error> {
         let client = self.client.as_ref();
         let ping = |endpoint: Arc<Endpoint>| async move { self.state.ping(&endpoint, client).await };
-        self.state.each_endpoint(self.mode == RequestMode::Dedicated, ping).await
+        self.state.each_endpoint(&self.state.endpoints, self.mode == RequestMode::Dedicated, ping).await
     }
 }
 

@@ -59,8 +59,9 @@ impl Upstream {
         accept: &Accept,
     ) -> Result<ManifestHead, Error> {
         let request = &self.prepare(ReadRequest::manifest(Method::HEAD, repository, reference, accept))?;
+        let endpoints = self.state.endpoints_of(request);
         self.state
-            .each_endpoint(request.is_best_effort(), |endpoint| async move {
+            .each_endpoint(&endpoints, request.is_best_effort(), |endpoint| async move {
                 let followed = self.state.read(&endpoint, request).await?;
                 let headers = followed.response.headers();
                 Ok(ManifestHead {

@@ -40,6 +40,12 @@ impl Mirrors {
         (!names.is_empty()).then(|| Self { names: names.into(), overflow })
     }
 
+    /// Those before the last one, if there are any.
+    pub(super) fn without_last(&self) -> Option<Self> {
+        let names: Arc<[Box<str>]> = self.names.split_last()?.1.into();
+        (self.overflow || !names.is_empty()).then_some(Self { names, overflow: self.overflow })
+    }
+
     /// Whether one of them may be one of `others`.
     pub fn may_overlap(&self, others: &Self) -> bool {
         self.overflow || others.overflow || self.names.iter().any(|name| others.names.contains(name))
@@ -74,6 +80,9 @@ mod tests {
         }
         let (both, other) = (found(&["1.1 forebay-1, 1.1 forebay-2"]).unwrap(), found(&["1.1 forebay-3"]).unwrap());
         assert!(both.may_overlap(&found(&["1.1 forebay-2"]).unwrap()) && !both.may_overlap(&other));
+        let known = |vias: &[&'static str]| found(vias).and_then(|found| found.without_last()?.header());
+        assert_eq!(known(&["1.1 forebay-1"]), None);
+        assert_eq!(known(&["1.1 forebay-1, 1.1 forebay-2"]), Some(HeaderValue::from_static("1.1 forebay-1")));
         let overflow = HeaderValue::try_from(vec!["1.1 forebay-9"; MAX_HOPS + 1].join(", ")).unwrap();
         assert!(other.may_overlap(&Mirrors::in_values([&overflow].into_iter()).unwrap()));
     }

@@ -31,6 +31,8 @@ mod manifest;
 mod mirrors;
 mod password_check;
 mod pause;
+mod peer_use;
+mod peers;
 mod principal;
 mod rates;
 mod read;
@@ -46,7 +48,9 @@ mod via;
 mod with_authorization;
 mod write;
 
-pub(crate) use self::{auth::named_helper, principal::Verdict, rates::TimedHold, response::warning::VALUE_WEIGHT};
+pub(crate) use self::{
+    auth::named_helper, peers::peer_tls, principal::Verdict, rates::TimedHold, response::warning::VALUE_WEIGHT,
+};
 pub use self::{
     auth::{TokenResult, challenge, token_exchange},
     blob::{BlobStream, length::BlobHead, range::BlobRange},

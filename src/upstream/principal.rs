@@ -12,9 +12,10 @@ use std::{
     },
 };
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 
-use super::auth::credential::{Credential, Secret};
+use super::auth::credential::{Credential, Secret, basic_authorization};
 use crate::keyed_hash::HashKey;
 pub use crate::keyed_hash::NoRandomSource;
 
@@ -44,6 +45,14 @@ pub struct ClientCredential {
 type OnVerdict = Box<dyn FnOnce(Verdict) + Send>;
 
 impl ClientCredential {
+    /// The header that the client sent.
+    pub(super) fn authorization(&self) -> Option<HeaderValue> {
+        match &self.credential {
+            Credential::Password { username, password } => Some(basic_authorization(username, password)),
+            Credential::IdentityToken { .. } => None,
+        }
+    }
+
     /// Calls `then` when no request uses the credential any more.
     pub(super) fn on_verdict(&self, then: impl FnOnce(Verdict) + Send + 'static) {
         *self.on_drop.lock() = Some(Box::new(then));

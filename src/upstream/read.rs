@@ -16,6 +16,9 @@ use super::{
 impl UpstreamState {
     /// The response is a 200 or a 206.
     pub(super) async fn read(&self, endpoint: &Endpoint, request: &ReadRequest) -> Result<FinalResponse, Error> {
+        if let Some(peer) = endpoint.peer() {
+            return self.read_of_peer(endpoint, peer, request).await;
+        }
         let cause = self.cause(&request.scope, request.client.as_deref());
         let first = |authorization| self.first_read(endpoint, request, authorization);
         let second = |authorization| self.second_read(endpoint, request, authorization);

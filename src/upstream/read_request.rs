@@ -6,9 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 
 use super::{
-    auth::scope::Scope, client::outbound_request::RequestMode, head::accept_headers, principal::ClientCredential,
+    auth::scope::Scope, client::outbound_request::RequestMode, head::accept_headers, peer_use::PeerUse,
+    principal::ClientCredential,
 };
 use crate::{
+    cluster::Key,
     oci::{Accept, Digest, Operation, Reference, Repository},
     request_trace::RequestTrace,
 };
@@ -34,6 +36,10 @@ pub(super) struct ReadRequest {
     pub is_tag: bool,
     /// For a manifest by digest.
     pub digest: Option<Digest>,
+    /// What its owner in a cluster is found by; `None`: the registry alone is asked.
+    pub key: Option<Key>,
+    /// Whether it may be sent to peers.
+    pub peers: PeerUse,
     /// For a list: the check of its content.
     pub is_list: Option<IsList>,
     /// The client's request that it is sent for.
@@ -53,6 +59,8 @@ impl ReadRequest {
             any_type: false,
             is_tag: false,
             digest: None,
+            key: None,
+            peers: PeerUse::default(),
             is_list: None,
             trace: RequestTrace::default(),
         }
@@ -64,6 +72,7 @@ impl ReadRequest {
             any_type: method == Method::GET,
             is_tag: matches!(reference, Reference::Tag(_)),
             headers: accept_headers(accept),
+            key: Some(Key::Repository(repository.clone())),
             digest: match reference {
                 Reference::Digest(digest) => Some(digest.clone()),
                 Reference::Tag(_) => None,
@@ -74,7 +83,8 @@ impl ReadRequest {
 
     pub(super) fn blob(method: Method, repository: &Repository, digest: &Digest, headers: HeaderMap) -> Self {
         let path = format!("{repository}/blobs/{digest}");
-        Self { headers, ..Self::new(Operation::Blob, method, path, Scope::Pull(repository.clone())) }
+        let key = Some(Key::Blob(digest.clone()));
+        Self { headers, key, ..Self::new(Operation::Blob, method, path, Scope::Pull(repository.clone())) }
     }
 
     /// A list of tags or referrers of a repository; `None`: the catalogue.

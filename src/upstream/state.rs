@@ -26,7 +26,7 @@ use super::{
     },
     setup_error::SetupError,
 };
-use crate::{byte_counter::ByteCounter, metrics::Metrics};
+use crate::{byte_counter::ByteCounter, cluster::Cluster, metrics::Metrics};
 
 pub(super) struct UpstreamState {
     name: Arc<str>,
@@ -56,6 +56,7 @@ pub(super) struct UpstreamState {
     rates: Arc<UpstreamRates>,
     pub(super) health: Arc<HealthLog>,
     pub(super) pause: Pause,
+    pub(super) cluster: Option<Cluster>,
     metrics: Metrics,
 }
 
@@ -87,6 +88,7 @@ impl UpstreamState {
             rates: context.rates.of(&config.name),
             health,
             pause: context.pauses.of(&config.name),
+            cluster: context.cluster.clone(),
             metrics: context.metrics.clone(),
         })
     }

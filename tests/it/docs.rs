@@ -235,6 +235,10 @@ fn the_defaults_of_the_document_are_those_of_the_program() {
         let (without, with) = if section == "upstream" {
             let upstream = "[[upstream]]\nname = \"a.example\"\n".to_owned();
             (upstream.clone(), format!("{upstream}{name} = {default}\n"))
+        } else if section == "cluster" {
+            fs::write(directory.path().join("cluster.key"), "0123456789abcdef0123456789abcdef").unwrap();
+            let cluster = "[cluster]\npeers = [\"http://a:1\"]\nkey_file = \"cluster.key\"\n".to_owned();
+            (cluster.clone(), format!("{cluster}{name} = {default}\n"))
         } else {
             (String::new(), format!("[{section}]\n{name} = {default}\n"))
         };

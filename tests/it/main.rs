@@ -56,6 +56,7 @@ mod cache {
     pub mod warnings;
 }
 mod cli;
+mod cluster;
 mod config;
 mod docs;
 mod metrics;

@@ -66,7 +66,7 @@ impl Subject {
         rates.set(std::slice::from_ref(config));
         let (health, pauses, content) = (HealthTable::default(), PauseTable::default(), Default::default());
         let via = Arc::from("1.1 forebay-test");
-        let context = Context { metrics: metrics.clone(), via, budget, rates, health, content, pauses };
+        let context = Context { metrics: metrics.clone(), via, budget, rates, health, content, pauses, cluster: None };
         Self { upstream: Upstream::new(config, context).unwrap(), metrics }
     }
 

@@ -19,6 +19,7 @@ mod build;
 mod cache_directory;
 mod chains;
 mod clear_login;
+mod cluster;
 mod coalesce;
 mod containerd;
 mod corrupt;

@@ -194,6 +194,7 @@ impl Downloads {
     pub(crate) fn find(&self, source: &Source) -> Option<Subscription> {
         let entries = self.entries();
         let download = own(&entries, source).filter(|download| download.can_be_joined())?;
+        download.serves(&source.upstream);
         Some(self.enter(download, None, false))
     }
 
@@ -204,6 +205,7 @@ impl Downloads {
             return None;
         }
         let download = entries.get(&source.id())?.iter().find(|download| download.can_be_joined())?;
+        download.serves(&source.upstream);
         Some(self.enter(download, None, false))
     }
 
@@ -237,6 +239,7 @@ impl Downloads {
                 if let Some(request) = source.upstream.request().filter(|_| wanted) {
                     download.requests.lock().add(request);
                 }
+                download.serves(&source.upstream);
                 Entry::Joined(self.enter(download, Some(need), !wanted))
             }
             Some(download) => Entry::Leaving(download.clone()),

@@ -18,6 +18,7 @@ use crate::{
         freshness::Freshness,
         storage::{lru_index::IndexKey, tag_record::TagRecord},
     },
+    cluster::Key,
     metrics::Label as _,
     oci::{Digest, DocumentType, OtherType, Reference},
     single_flight::WaitCycle,
@@ -82,6 +83,7 @@ impl ManifestCache {
             class: request.accept.class(),
             head,
             may_cycle: request.upstream.may_be_loop(),
+            asks_peers: request.upstream.asks_peers(&Key::Repository(request.repository.clone())),
             writes: self.0.tags.writes(request.upstream.name(), &request.repository),
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct ManifestQuery {
     pub head: bool,
     /// The client's request came through mirrors, which may wait for it.
     pub may_cycle: bool,
+    /// It is sent to a peer: what serves a peer must not wait for it.
+    pub asks_peers: bool,
     /// How many changes forebay had made to the repository when the request was made. A request from before a change
     /// must not be joined after it.
     pub writes: u64,
@@ -27,7 +29,7 @@ pub(super) struct ManifestQuery {
 impl ManifestQuery {
     /// The key under which a 404 is remembered. A `HEAD` that finds nothing is always followed by a `GET`.
     pub(super) fn not_found_key(&self) -> Self {
-        Self { head: false, may_cycle: false, ..self.clone() }
+        Self { head: false, may_cycle: false, asks_peers: false, ..self.clone() }
     }
 
     /// The same request, before or after any change.

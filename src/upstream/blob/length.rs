@@ -69,8 +69,9 @@ impl Upstream {
             first_byte: request(Method::GET, BlobRange::FIRST_BYTE)?,
             whole: request(Method::GET, BlobRange::default())?,
         };
+        let endpoints = self.state.endpoints_of(&requests.head);
         let ask = |endpoint: Arc<Endpoint>| async move { requests.send(&endpoint).await };
-        let head = self.state.each_endpoint(requests.head.is_best_effort(), ask).await?;
+        let head = self.state.each_endpoint(&endpoints, requests.head.is_best_effort(), ask).await?;
         Ok(BlobHead { notes: self.state.without_private(head.notes, &requests.head.scope), ..head })
     }
 }

@@ -15,6 +15,8 @@ use crate::{metrics::Metrics, rate::HoldClock};
 /// The piece that waits for the rate.
 pub(super) struct RatedPieces {
     rates: Arc<UpstreamRates>,
+    /// The bytes come over the line whose rate is set; those of a peer do not.
+    is_rated: bool,
     /// Runs while a piece waits.
     clock: Option<Arc<HoldClock>>,
     upstream: Arc<str>,
@@ -25,9 +27,10 @@ pub(super) struct RatedPieces {
 }
 
 impl RatedPieces {
-    pub(super) fn new(upstream: &UpstreamState) -> Self {
+    pub(super) fn new(upstream: &UpstreamState, is_rated: bool) -> Self {
         Self {
             rates: upstream.rates().clone(),
+            is_rated,
             clock: None,
             upstream: upstream.name().clone(),
             metrics: upstream.metrics().clone(),
@@ -53,7 +56,7 @@ impl RatedPieces {
 
     /// Gives the piece once the rate allows it. Cancelling loses nothing.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
-        while self.left > 0 && self.rates.inbound.is_set() {
+        while self.is_rated && self.left > 0 && self.rates.inbound.is_set() {
             let share = self.left.min(self.rates.inbound.share());
             let hold = || TimedHold::begin(RateKey::MaxRateIn, &self.upstream, &self.metrics, self.clock.as_ref());
             self.rates.inbound.take(share, hold).await;

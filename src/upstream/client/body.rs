@@ -24,6 +24,13 @@ impl IdleTimeout {
         limit
     }
 }
+
+/// The response, of whose body no pause may be longer than this.
+pub(in crate::upstream) fn with_idle_timeout(mut response: Response, limit: Duration) -> Response {
+    response.extensions_mut().insert(IdleTimeout(limit));
+    response
+}
+
 /// How long a body that is held in memory may take as a whole: with idle timeouts alone, a drip-fed manifest could take
 /// a year.
 pub(in crate::upstream) const WHOLE_BODY_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,5 +1,7 @@
 //! The file of `ca`: certificates that are trusted beside the system's.
 
+use std::{path::Path, sync::Arc};
+
 use reqwest::Url;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
@@ -22,12 +24,15 @@ pub struct CaFlaws {
 }
 
 /// The certificates of `ca`; none where it is not configured.
-pub(super) fn certificates(config: &Config) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let Some(path) = &config.ca else {
+pub(in crate::upstream) fn certificates(
+    upstream: &Arc<str>,
+    ca: Option<&Path>,
+) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let Some(path) = ca else {
         return Ok(vec![]);
     };
-    let upstream = config.name.clone();
-    let pem = small_file::read(path, MAX_CA).map_err(|source| SetupError::ReadCa {
+    let (upstream, path) = (upstream.clone(), path.to_owned());
+    let pem = small_file::read(&path, MAX_CA).map_err(|source| SetupError::ReadCa {
         upstream: upstream.clone(),
         path: path.clone(),
         source,
@@ -36,7 +41,7 @@ pub(super) fn certificates(config: &Config) -> Result<Vec<CertificateDer<'static
         .collect::<Result<_, _>>()
         .map_err(|source| SetupError::ParseCa { upstream: upstream.clone(), path: path.clone(), source })?;
     if certificates.is_empty() {
-        return Err(SetupError::EmptyCa { upstream, path: path.clone() });
+        return Err(SetupError::EmptyCa { upstream, path });
     }
     Ok(certificates)
 }

@@ -55,6 +55,12 @@ impl OriginResponse {
 }
 
 impl FinalResponse {
+    /// The response of a peer, which redirects nowhere.
+    pub(in crate::upstream) fn of_peer(response: Response, url: Url) -> Self {
+        let origin = OriginResponse::of(&response);
+        Self { response, url, is_other_origin: false, origin, oldest_received: None, redirects: 0 }
+    }
+
     /// How long the response was kept before it was used (RFC 9111 section 4.2.3).
     pub(crate) fn resident_time(&self) -> Duration {
         self.oldest_received.map_or(Duration::ZERO, |at| at.elapsed())

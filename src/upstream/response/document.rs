@@ -40,7 +40,8 @@ pub(in crate::upstream) struct Document {
 impl UpstreamState {
     /// Requests a document and reads it.
     pub(in crate::upstream) async fn document(&self, request: &ReadRequest) -> Result<Document, Error> {
-        self.each_endpoint(request.is_best_effort(), |endpoint| self.document_of(endpoint, request)).await?
+        let (endpoints, best_effort) = (self.endpoints_of(request), request.is_best_effort());
+        self.each_endpoint(&endpoints, best_effort, |endpoint| self.document_of(endpoint, request)).await?
     }
 
     /// The inner error: there was no room, which says nothing about the endpoint.

@@ -6,6 +6,7 @@ pub mod isolation;
 pub mod lists;
 pub mod login;
 pub mod password_attempts;
+pub mod peers;
 pub mod push;
 pub mod rate_limit;
 pub mod tags;

@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod blob;
+pub mod cluster;
 pub mod control;
 pub mod fake_registry;
 pub mod internet;

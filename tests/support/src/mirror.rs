@@ -45,12 +45,27 @@ impl Builder {
         self
     }
 
+    /// The directory of the files that the configuration names.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub fn max_size(self, bytes: u64) -> Self {
         self.config(|config| config.cache.max_size = bytes)
     }
 
     pub async fn start(self) -> Mirror {
-        let app = App::start(self.config.clone(), Inherited::default()).await.unwrap();
+        self.start_at(None).await
+    }
+
+    /// Starts it on a socket that listens already.
+    pub async fn start_on(self, listener: std::net::TcpListener) -> Mirror {
+        self.start_at(Some(listener)).await
+    }
+
+    async fn start_at(self, listener: Option<std::net::TcpListener>) -> Mirror {
+        let inherited = Inherited { registry: listener.into_iter().collect(), admin: None };
+        let app = App::start(self.config.clone(), inherited).await.unwrap();
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         Mirror { app: Some(app), config: self.config, client: client.build().unwrap(), _directory: self.directory }
     }

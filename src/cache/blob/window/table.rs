@@ -185,6 +185,7 @@ impl Windows {
                 Choice::Join(index) => {
                     let window = entry.windows.get(index).filter(|window| window.admits(mirrors));
                     let Some(window) = window else { return Attempt::Alone };
+                    window.serves(&wanted.source.upstream);
                     // The window may have moved on since.
                     if let Some(seat) = Seat::new(window.clone(), wanted.position, false) {
                         return Attempt::Seat(seat);

@@ -40,6 +40,7 @@ const fn post(path: &'static str, body: Body) -> Endpoint {
 
 pub const ALL: &[Endpoint] = &[
     read("config"),
+    read("cluster"),
     read("status"),
     read("upstreams"),
     read("requests"),

@@ -144,6 +144,7 @@ async fn a_ca_file_that_is_none_is_said_at_start() {
             health: Default::default(),
             content: Default::default(),
             pauses: Default::default(),
+            cluster: None,
         };
         Upstream::new(&Config { ca: Some(path), ..config(&registry) }, context).unwrap_err()
     };

@@ -36,20 +36,25 @@ impl Forebay {
     /// Starts with a configuration that says this beside the addresses; a `FOLDER` in it becomes the folder that
     /// `files` are written to.
     pub async fn start(config: &str, files: &[(&str, &str)]) -> Forebay {
-        Self::start_after(None, config, files).await
+        Self::start_after(None, free_port(), config, files).await
+    }
+
+    /// The same, on this port.
+    pub async fn start_at(port: u16, config: &str, files: &[(&str, &str)]) -> Forebay {
+        Self::start_after(None, port, config, files).await
     }
 
     /// The same, after a shell has mounted what `mounts` says, in the folder of forebay's `cache`. That takes root.
     pub async fn start_on(mounts: &str, config: &str) -> Forebay {
-        Self::start_after(Some(mounts.to_owned()), config, &[]).await
+        Self::start_after(Some(mounts.to_owned()), free_port(), config, &[]).await
     }
 
-    async fn start_after(mounts: Option<String>, config: &str, files: &[(&str, &str)]) -> Forebay {
+    async fn start_after(mounts: Option<String>, port: u16, config: &str, files: &[(&str, &str)]) -> Forebay {
         let folder = TempDir::with_prefix("forebay-").expect("a folder can be made");
         for (name, content) in files {
             fs::write(folder.path().join(name), content).expect("a file can be written");
         }
-        let (port, admin) = (free_port(), free_port());
+        let admin = free_port();
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:{port}\"]\nallowed_hosts = [\"forebay.test\"]\n\
                  [admin]\nlisten = \"127.0.0.1:{admin}\"\nsocket = \"control.sock\"\n{config}\n"

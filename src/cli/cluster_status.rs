@@ -1,0 +1,89 @@
+//! `forebay status --cluster`: the members of the cluster, and what each owns.
+
+use forebay::visible::printable;
+use serde_json::Value;
+
+use super::{
+    Failure,
+    columns::Columns,
+    control,
+    output::{print, print_json},
+    running::RunningArguments,
+    text,
+};
+
+/// # Errors
+/// No forebay answers, it is in no cluster, or a member does not answer.
+pub(super) fn run(running: &RunningArguments) -> Result<(), Failure> {
+    let cluster = control::get(&running.places()?, "/api/v1/cluster?check=true")?;
+    if !running.json && members(&cluster).next().is_none() {
+        let why = "this forebay is in no cluster; [cluster] in its configuration names one: docs/cluster.md";
+        return Err(Failure::Failed(anyhow::anyhow!(why)));
+    }
+    match running.json {
+        true => print_json(&cluster)?,
+        false => print(&page(&cluster))?,
+    }
+    match members(&cluster).filter(|member| member["state"] != "ok").count() {
+        0 => Ok(()),
+        dead => Err(Failure::Failed(anyhow::anyhow!("members that do not answer: {dead}"))),
+    }
+}
+
+fn members(cluster: &Value) -> impl Iterator<Item = &Value> {
+    cluster["members"].as_array().into_iter().flatten()
+}
+
+/// The cluster for a person.
+fn page(cluster: &Value) -> String {
+    let mut table = Columns::new(["MEMBER", "STATE", "ZONE", "OWNS", "REQUESTS", "RECEIVED"]);
+    for member in members(cluster) {
+        let word = |key: &str| member[key].as_str().map_or_else(|| "-".to_owned(), printable);
+        let is_this = member["is_this"] == true;
+        let state = if is_this { "this forebay".to_owned() } else { word("state") };
+        let counted = |text: String| if is_this { "-".to_owned() } else { text };
+        table.row([
+            word("url"),
+            state,
+            word("zone"),
+            format!("{:.1} %", member["share"].as_f64().unwrap_or_default() * 100.0),
+            counted(member["requests"].to_string()),
+            counted(text::size(&member["received_bytes"])),
+        ]);
+    }
+    let mut page = table.to_string();
+    for member in members(cluster) {
+        if let (Some(url), Some(why)) = (member["url"].as_str(), member["why"].as_str()) {
+            page += &format!("{}: {}\n", printable(url), printable(why));
+        }
+    }
+    if cluster["is_member"] != true {
+        page += "this forebay is no member: it asks the members, and is asked by none\n";
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn members_are_told_with_what_they_own() {
+        let cluster = json!({
+            "is_member": true,
+            "zone": "a",
+            "members": [
+                { "url": "http://n1:5000", "is_this": true, "state": "ok", "zone": "a", "share": 0.512, "requests": 0, "received_bytes": 0 },
+                { "url": "http://n2:5000", "is_this": false, "state": "dead", "why": "it cannot be reached", "zone": null, "share": 0.0, "requests": 7, "received_bytes": 2048 },
+            ],
+        });
+        let page = page(&cluster);
+        let rows: Vec<Vec<&str>> =
+            page.lines().map(|line| line.split("  ").map(str::trim).filter(|it| !it.is_empty()).collect()).collect();
+        assert_eq!(rows[1], ["http://n1:5000", "this forebay", "a", "51.2 %", "-", "-"]);
+        assert_eq!(rows[2], ["http://n2:5000", "dead", "-", "0.0 %", "7", "2.0 KiB"]);
+        assert_eq!(page.lines().skip(3).collect::<Vec<_>>(), ["http://n2:5000: it cannot be reached"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! The forebays of a cluster: which there are, which of them owns what, and how they know one another.
+//!
+//! A forebay asks the *owner* of a key before it asks the registry, so that the registry sends everything once. The key of
+//! a blob is its digest; that of manifests, tags and lists is the repository. See docs/decisions/0035-peers.md.
+//!
+//! What must hold: all members that see the same peers name the same owner; a request counts as a peer's only with a
+//! [`Proof`] that was made with the key of the cluster, for just this request, and not used before.
+
+mod authority;
+mod check;
+mod config;
+mod key;
+mod labels;
+mod liveness;
+mod lookup;
+mod membership;
+mod nonces;
+mod peer;
+mod proof;
+mod rendezvous;
+mod report;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::HeaderValue;
+
+pub use self::{
+    authority::{Authority, NoAuthority},
+    config::{Config, DEFAULT_TIMEOUT, MAX_ZONE, NoSource, Source},
+    key::{ClusterKey, KeyError},
+    peer::NoClient,
+};
+pub(crate) use self::{
+    labels::{PeerPlace, PeerResult},
+    peer::{Death, Peer},
+    proof::{HEADER, Proof, ProofParts},
+    rendezvous::{Key, order},
+    report::MemberReport,
+};
+use self::{
+    membership::{Member, Membership},
+    nonces::Nonces,
+    peer::PeerClients,
+};
+
+/// How many peers are asked before the registry: the owner, and the next one if it is gone.
+const MAX_ASKED: usize = 2;
+
+/// A cheap handle on the cluster, as this forebay sees it.
+#[derive(Clone)]
+pub struct Cluster(Arc<ClusterInner>);
+
+struct ClusterInner {
+    key: ClusterKey,
+    zone: Option<Arc<str>>,
+    membership: Membership,
+    nonces: Nonces,
+}
+
+impl Cluster {
+    /// Knows the peers that the configuration lists; those of DNS names are found by [`Cluster::watch`]. `listeners`: where
+    /// this forebay listens; `tls`: which certificates of peers it believes.
+    ///
+    /// # Errors
+    /// A peer's name is no name of a host.
+    pub(crate) fn new(
+        config: &Config,
+        key: ClusterKey,
+        listeners: Vec<SocketAddr>,
+        tls: rustls::ClientConfig,
+    ) -> Result<Self, NoClient> {
+        let clients = PeerClients {
+            tls,
+            server_name: config.server_name.clone(),
+            zone: config.zone.clone(),
+            timeout: config.timeout,
+        };
+        Ok(Self(Arc::new(ClusterInner {
+            key,
+            zone: config.zone.clone(),
+            membership: Membership::new(config, listeners, clients)?,
+            nonces: Nonces::default(),
+        })))
+    }
+
+    /// Looks the DNS names up, again and again. Never returns.
+    pub(crate) async fn watch(&self) -> std::convert::Infallible {
+        self.0.membership.watch().await
+    }
+
+    /// The peers to ask for a key of an upstream before the registry, in their order: none if this forebay owns it.
+    pub(crate) fn ahead(&self, upstream: &str, key: &Key) -> Vec<Arc<Peer>> {
+        let members = self.0.membership.members();
+        let mut ahead = Vec::new();
+        for member in order(&members.all, Member::name, upstream, key) {
+            match member {
+                Member::This(_) => break,
+                Member::Other(peer) if peer.is_alive() => ahead.push(peer.clone()),
+                Member::Other(_) => {}
+            }
+            if ahead.len() == MAX_ASKED {
+                break;
+            }
+        }
+        ahead
+    }
+
+    /// Where this forebay is, if the operator says so.
+    pub(crate) fn zone(&self) -> Option<&Arc<str>> {
+        self.0.zone.as_ref()
+    }
+
+    /// What a request to a peer has to carry.
+    pub(crate) fn prove(&self, parts: &ProofParts<'_>) -> Option<Proof> {
+        Proof::make(&self.0.key, parts)
+    }
+
+    /// Whether a request that came to the address `local` is a peer's. `parts.target` is what the header says.
+    pub(crate) fn is_proven(&self, header: &HeaderValue, parts: &ProofParts<'_>, local: SocketAddr) -> bool {
+        self.0.membership.is_own(parts.target, local) && Proof::check(header, &self.0.key, parts, &self.0.nonces)
+    }
+}

@@ -1,0 +1,245 @@
+//! Another member of the cluster, and how requests reach it.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+use reqwest::{Client, ClientBuilder, Url, redirect::Policy};
+
+use super::{authority::Authority, config::MAX_ZONE, labels::PeerPlace, liveness::Liveness};
+use crate::error_chain::{ErrorChain, sources};
+
+const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
+/// How often a peer is asked by PING whether it lives, while it has requests.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// How many connections go to one peer. The streams of one connection share a task, and a core, at each end, and are at
+/// most 100 at a time.
+const CONNECTIONS: usize = 4;
+/// How many characters tell why a peer is dead.
+const MAX_WHY: usize = 300;
+/// How long an idle connection is kept.
+const MAX_IDLE: Duration = Duration::from_secs(30);
+/// How many bytes of one response, and of all of a connection, may be on their way. At 1 ms and 1 GB/s a megabyte is.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Why a peer counts as dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// It does not accept connections, or its connection broke, or it does not answer a PING.
+    Unreachable,
+    /// It takes the proof of this forebay for none: another `key_file`, or another time.
+    NoProof,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "it cannot be reached",
+            Self::NoProof => {
+                "it does not take this forebay for a peer: cluster.key_file or the clocks differ, or it is in no cluster"
+            }
+        })
+    }
+}
+
+/// Another member of the cluster.
+pub(crate) struct Peer {
+    authority: Authority,
+    name: Arc<str>,
+    /// Its URL; with `server_name` in place of an address.
+    base: Url,
+    /// One for each connection.
+    clients: Box<[Client]>,
+    liveness: Liveness,
+    /// Why it died last.
+    why: ArcSwapOption<String>,
+    own_zone: Option<Arc<str>>,
+    /// Where it is, as it says.
+    zone: ArcSwapOption<Box<str>>,
+    requests: AtomicUsize,
+    received: AtomicU64,
+}
+
+/// How peers are reached.
+#[derive(Clone)]
+pub(super) struct PeerClients {
+    pub tls: rustls::ClientConfig,
+    pub server_name: Option<Arc<str>>,
+    /// Where this forebay is.
+    pub zone: Option<Arc<str>>,
+    /// How long a peer may take to answer a PING; to accept a connection, a quarter of that.
+    pub timeout: Duration,
+}
+
+/// A peer has no client: its name is not one of a host.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoClient(Box<str>);
+
+impl NoClient {
+    fn of(error: &dyn fmt::Display) -> Self {
+        Self(error.to_string().into())
+    }
+}
+
+impl PeerClients {
+    fn builder(&self) -> ClientBuilder {
+        Client::builder()
+            .user_agent(USER_AGENT)
+            .no_proxy()
+            .redirect(Policy::none())
+            .referer(false)
+            .retry(reqwest::retry::never())
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .connect_timeout(self.timeout / 4)
+            .pool_idle_timeout(MAX_IDLE)
+            .tcp_nodelay(true)
+            .http2_prior_knowledge()
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(self.timeout)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .tls_backend_preconfigured(self.tls.clone())
+    }
+}
+
+impl Peer {
+    /// # Errors
+    /// Its name, or `server_name`, is not one of a host.
+    pub(super) fn new(authority: Authority, clients: &PeerClients) -> Result<Self, NoClient> {
+        let name: Arc<str> = authority.to_string().into();
+        let mut base = Url::parse(&name).map_err(|error| NoClient::of(&error))?;
+        // Where certificates have a name, this stands for the address.
+        let named = clients.server_name.as_deref().filter(|_| authority.is_tls()).zip(authority.address());
+        if let Some((server_name, _)) = named {
+            base.set_host(Some(server_name)).map_err(|error| NoClient::of(&error))?;
+        }
+        let client = |_| {
+            let builder = clients.builder();
+            let builder = match named {
+                Some((server_name, address)) => builder.resolve(server_name, SocketAddr::new(address.ip(), 0)),
+                None => builder,
+            };
+            builder.build().map_err(|error| NoClient::of(&error))
+        };
+        Ok(Self {
+            authority,
+            name,
+            base,
+            clients: (0..CONNECTIONS).map(client).collect::<Result<_, _>>()?,
+            liveness: Liveness::default(),
+            why: ArcSwapOption::empty(),
+            own_zone: clients.zone.clone(),
+            zone: ArcSwapOption::empty(),
+            requests: AtomicUsize::new(0),
+            received: AtomicU64::new(0),
+        })
+    }
+
+    /// Its URL, by which all members name it.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The URL that requests are sent to.
+    pub(crate) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The client for one more request: those of its connections in turn.
+    pub(crate) fn client(&self) -> &Client {
+        &self.clients[self.requests.fetch_add(1, Ordering::Relaxed) % self.clients.len()]
+    }
+
+    /// How many requests it got.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed) as u64
+    }
+
+    /// How many bytes of blobs it sent.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes of a blob that it sent.
+    pub(crate) fn note_received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.liveness.is_alive()
+    }
+
+    /// Notes that it is dead.
+    pub(crate) fn died(&self, death: Death, why: &dyn fmt::Display) {
+        let text: String = format!("{death}: {why}").chars().take(MAX_WHY).collect();
+        self.why.store(Some(Arc::new(text)));
+        if self.liveness.died() {
+            tracing::warn!(peer = %self.name, %why, "a peer is left out of the cluster for a while: {death}");
+        }
+    }
+
+    /// Why it counts as dead, if it does.
+    pub(super) fn why(&self) -> Option<String> {
+        if self.is_alive() { None } else { self.why.load().as_deref().cloned() }
+    }
+
+    /// Where it is, by its last response.
+    pub(super) fn zone(&self) -> Option<Arc<Box<str>>> {
+        self.zone.load_full()
+    }
+
+    /// Where it is as against this forebay.
+    pub(crate) fn place(&self) -> PeerPlace {
+        PeerPlace::of(self.own_zone.as_deref(), self.zone.load().as_deref().map(|zone| &**zone))
+    }
+
+    /// Notes that a response of it broke. The peer itself may be well: it breaks a response whose content is wrong.
+    pub(crate) fn broke(&self, error: &(dyn std::error::Error + 'static)) {
+        if is_of_connection(error) {
+            self.died(Death::Unreachable, &ErrorChain(error));
+        }
+    }
+
+    /// Notes that it answered with this header.
+    pub(crate) fn answered(&self, confirmed: &HeaderValue) {
+        let zone =
+            confirmed.to_str().ok().and_then(|text| text.strip_prefix("zone=")).filter(|zone| zone.len() <= MAX_ZONE);
+        if self.zone.load().as_deref().map(|zone| &**zone) != zone {
+            self.zone.store(zone.map(|zone| Arc::new(zone.into())));
+        }
+        if self.liveness.answered() {
+            tracing::info!(peer = %self.name, "a peer answers again");
+        }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Peer").field(&self.name).finish()
+    }
+}
+
+/// Whether an error is that of a connection, and not of one response on it.
+fn is_of_connection(error: &(dyn std::error::Error + 'static)) -> bool {
+    let of_stream = |error: &h2::Error| error.is_reset();
+    let found = sources(error).filter_map(|source| source.downcast_ref::<h2::Error>()).next();
+    let is_of_http2 = sources(error).any(|source| source.is::<hyper::Error>());
+    is_of_http2 && found.is_none_or(|error| !of_stream(error))
+}

@@ -1,0 +1,201 @@
+//! The header by which a peer proves that a request is one of the cluster's.
+//!
+//! `Forebay-Peer: t=1764515000, n=<nonce>, to=<host:port>, m=<HMAC-SHA-256>`: seconds since 1970, 16 random bytes, the
+//! peer that the request is for, and the code over these and the parts of the request.
+//!
+//! What must hold: a proof is good for one request, to one peer, within [`MAX_SKEW`].
+
+use std::time::SystemTime;
+
+use aws_lc_rs::{hmac, rand};
+use http::{HeaderName, HeaderValue};
+
+use super::{
+    key::ClusterKey,
+    nonces::{MAX_SKEW, NONCE_LEN, Nonce, Nonces},
+};
+
+/// The name of the header.
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("forebay-peer");
+
+/// The longest header that is read, in bytes.
+const MAX_LEN: usize = 512;
+
+/// The parts of a request that are proven.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProofParts<'a> {
+    pub method: &'a http::Method,
+    /// As the request line has it.
+    pub path_and_query: &'a str,
+    /// The credentials of a client that are passed on.
+    pub authorization: Option<&'a HeaderValue>,
+    /// The peer that the request is for, as `host:port`.
+    pub target: &'a str,
+}
+
+/// A proof, as the value of [`HEADER`].
+pub(crate) struct Proof(HeaderValue);
+
+impl Proof {
+    /// `None`: the system has no randomness, or no time.
+    pub(super) fn make(key: &ClusterKey, parts: &ProofParts<'_>) -> Option<Self> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).ok()?;
+        let time = seconds(SystemTime::now())?;
+        let code = hex::encode(sign(key, parts, time, &nonce).as_ref());
+        let text = format!("t={time}, n={}, to={}, m={code}", hex::encode(nonce), parts.target);
+        HeaderValue::try_from(text).ok().map(Self)
+    }
+
+    pub(crate) fn into_header(self) -> HeaderValue {
+        self.0
+    }
+
+    /// Whether the header is a proof for a request of these parts. `parts.target` is the `to` of the header.
+    pub(super) fn check(header: &HeaderValue, key: &ClusterKey, parts: &ProofParts<'_>, nonces: &Nonces) -> bool {
+        Self::check_at(header, key, parts, nonces, SystemTime::now())
+    }
+
+    fn check_at(
+        header: &HeaderValue,
+        key: &ClusterKey,
+        parts: &ProofParts<'_>,
+        nonces: &Nonces,
+        now: SystemTime,
+    ) -> bool {
+        let Some(claim) = Claim::parse(header) else { return false };
+        let Some(now) = seconds(now) else { return false };
+        let fits = claim.target == parts.target
+            && claim.time.abs_diff(now) <= MAX_SKEW.as_secs()
+            && hmac::verify(key.proofs(), &message(parts, claim.time, &claim.nonce), &claim.code).is_ok();
+        // Last, so that nothing but proofs takes room.
+        fits && nonces.is_new(claim.nonce, claim.time, now)
+    }
+
+    /// The peer that the request of a header is for, by its own words.
+    pub(crate) fn target(header: &HeaderValue) -> Option<&str> {
+        Claim::parse(header).map(|claim| claim.target)
+    }
+}
+
+/// What a header says.
+struct Claim<'a> {
+    time: u64,
+    nonce: Nonce,
+    target: &'a str,
+    code: Vec<u8>,
+}
+
+impl<'a> Claim<'a> {
+    fn parse(header: &'a HeaderValue) -> Option<Self> {
+        let text = header.to_str().ok().filter(|text| text.len() <= MAX_LEN)?;
+        let mut parts = text.split(", ");
+        let mut part = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
+        let (time, nonce, target, code) = (part("t")?, part("n")?, part("to")?, part("m")?);
+        let nonce = hex::decode(nonce).ok()?.try_into().ok()?;
+        let claim = Self { time: time.parse().ok()?, nonce, target, code: hex::decode(code).ok()? };
+        parts.next().is_none().then_some(claim)
+    }
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+fn sign(key: &ClusterKey, parts: &ProofParts<'_>, time: u64, nonce: &Nonce) -> hmac::Tag {
+    hmac::sign(key.proofs(), &message(parts, time, nonce))
+}
+
+/// Each part is preceded by its length, so that no two requests have the same message.
+fn message(parts: &ProofParts<'_>, time: u64, nonce: &Nonce) -> Vec<u8> {
+    let mut message = b"forebay peer 1\0".to_vec();
+    let authorization = parts.authorization.map_or(&b""[..], HeaderValue::as_bytes);
+    let time = time.to_be_bytes();
+    for part in [
+        parts.method.as_str().as_bytes(),
+        parts.path_and_query.as_bytes(),
+        authorization,
+        parts.target.as_bytes(),
+        &time,
+        nonce,
+    ] {
+        message.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        message.extend_from_slice(part);
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+    fn key(text: &[u8]) -> ClusterKey {
+        ClusterKey::of(text).unwrap()
+    }
+
+    fn parts(method: &Method) -> ProofParts<'_> {
+        ProofParts { method, path_and_query: "/v2/a/blobs/x?ns=y", authorization: None, target: "node2:5000" }
+    }
+
+    #[test]
+    fn a_proof_is_good_for_its_own_request_once() {
+        let (key, nonces) = (key(KEY), Nonces::default());
+        let parts = parts(&Method::GET);
+        let header = Proof::make(&key, &parts).unwrap().into_header();
+        assert_eq!(Proof::target(&header), Some("node2:5000"));
+        assert!(Proof::check(&header, &key, &parts, &nonces));
+        assert!(!Proof::check(&header, &key, &parts, &nonces), "a second time");
+        let other = Proof::make(&key, &parts).unwrap().into_header();
+        assert!(Proof::check(&other, &key, &parts, &nonces));
+    }
+
+    #[test]
+    fn a_proof_is_for_nothing_else() {
+        let (own, header) = (key(KEY), HeaderValue::from_static("Basic YTpi"));
+        let get = parts(&Method::GET);
+        let proof = Proof::make(&own, &get).unwrap().into_header();
+        let other_key = key(b"1123456789abcdef0123456789abcdef");
+        for (what, key, parts) in [
+            ("key", &other_key, get),
+            ("method", &own, parts(&Method::HEAD)),
+            ("path", &own, ProofParts { path_and_query: "/v2/a/blobs/x?ns=z", ..get }),
+            ("credentials", &own, ProofParts { authorization: Some(&header), ..get }),
+            ("target", &own, ProofParts { target: "node3:5000", ..get }),
+        ] {
+            assert!(!Proof::check(&proof, key, &parts, &Nonces::default()), "{what}");
+        }
+        assert!(Proof::check(&proof, &own, &get, &Nonces::default()));
+    }
+
+    #[test]
+    fn a_proof_ends_with_its_time() {
+        let (key, parts) = (key(KEY), parts(&Method::GET));
+        let proof = Proof::make(&key, &parts).unwrap().into_header();
+        let now = SystemTime::now();
+        for (at, is_good) in [
+            (now, true),
+            (now + MAX_SKEW / 2, true),
+            (now - MAX_SKEW / 2, true),
+            (now + MAX_SKEW * 2, false),
+            (now - MAX_SKEW * 2, false),
+        ] {
+            assert_eq!(Proof::check_at(&proof, &key, &parts, &Nonces::default(), at), is_good, "{at:?}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_proofs() {
+        let (key, parts) = (key(KEY), parts(&Method::GET));
+        let proof = Proof::make(&key, &parts).unwrap().into_header();
+        let good = proof.to_str().unwrap().to_owned();
+        let cut = &good[..good.len() - 1];
+        for text in ["", "t=1", cut, &format!("{good}, x=1"), &good.replace("n=", "n=0"), &"x".repeat(10_000)] {
+            let header = HeaderValue::try_from(text).unwrap();
+            assert!(!Proof::check(&header, &key, &parts, &Nonces::default()), "{text}");
+        }
+    }
+}
