@@ -41,6 +41,7 @@ use self::{
     membership::{Member, Membership},
     nonces::Nonces,
     peer::PeerClients,
+    report::KnownShares,
 };
 
 /// How many peers are asked before the registry: the owner, and the next one if it is gone.
@@ -55,6 +56,7 @@ struct ClusterInner {
     zone: Option<Arc<str>>,
     membership: Membership,
     nonces: Nonces,
+    shares: KnownShares,
 }
 
 impl Cluster {
@@ -80,6 +82,7 @@ impl Cluster {
             zone: config.zone.clone(),
             membership: Membership::new(config, listeners, clients)?,
             nonces: Nonces::default(),
+            shares: KnownShares::default(),
         })))
     }
 

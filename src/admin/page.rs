@@ -4,6 +4,7 @@
 //! Nothing runs in the browser but the scripts of this page, and no response may be kept.
 
 mod chart;
+mod cluster;
 mod document;
 mod failures;
 mod health;

@@ -42,6 +42,13 @@ impl Member {
             Self::Other(peer) => peer.name(),
         }
     }
+
+    pub(super) fn is_alive(&self) -> bool {
+        match self {
+            Self::This(_) => true,
+            Self::Other(peer) => peer.is_alive(),
+        }
+    }
 }
 
 /// The members, in the order of their names.
@@ -101,6 +108,10 @@ impl Membership {
 
     pub(crate) fn members(&self) -> arc_swap::Guard<Arc<Members>> {
         self.members.load()
+    }
+
+    pub(super) fn all(&self) -> Arc<Members> {
+        self.members.load_full()
     }
 
     /// Whether a request to this `host:port`, which came to this address, is for this forebay.

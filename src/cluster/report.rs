@@ -2,15 +2,46 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::{
     Cluster,
-    membership::Member,
+    membership::{Member, Members},
     rendezvous::{Key, order},
 };
 use crate::oci::{Algorithm, Digest};
 
 /// How many keys tell which part of all keys a member owns.
 const SAMPLES: usize = 2_000;
+/// How many hashes that may take: some 20 ms. Of many members, fewer keys tell.
+const MAX_HASHES: usize = 100_000;
+
+/// The shares as they were last found, with what they depend on.
+#[derive(Default)]
+pub(super) struct KnownShares(Mutex<Option<Shares>>);
+
+struct Shares {
+    members: Arc<Members>,
+    alive: Vec<bool>,
+    shares: Arc<[f64]>,
+}
+
+impl KnownShares {
+    /// The share of each member; found anew if other members are there, or alive.
+    fn of(&self, members: &Arc<Members>) -> Arc<[f64]> {
+        let alive: Vec<bool> = members.all.iter().map(Member::is_alive).collect();
+        let mut known = self.0.lock();
+        if let Some(known) = &*known
+            && Arc::ptr_eq(&known.members, members)
+            && known.alive == alive
+        {
+            return known.shares.clone();
+        }
+        let shares: Arc<[f64]> = shares(&members.all, &alive).into();
+        *known = Some(Shares { members: members.clone(), alive, shares: shares.clone() });
+        shares
+    }
+}
 
 /// One member, as this forebay sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,16 +63,16 @@ pub(crate) struct MemberReport {
 impl Cluster {
     /// All members, in the order of their names.
     pub(crate) fn report(&self) -> Vec<MemberReport> {
-        let members = self.0.membership.members();
-        let shares = shares(&members.all);
-        let reports = members.all.iter().zip(shares).map(|(member, share)| match member {
+        let members = self.0.membership.all();
+        let shares = self.0.shares.of(&members);
+        let reports = members.all.iter().zip(&*shares).map(|(member, share)| match member {
             Member::This(name) => MemberReport {
                 name: name.clone(),
                 is_this: true,
                 is_alive: true,
                 why: None,
                 zone: self.0.zone.as_deref().map(str::to_owned),
-                share,
+                share: *share,
                 requests: 0,
                 received: 0,
             },
@@ -51,7 +82,7 @@ impl Cluster {
                 is_alive: peer.is_alive(),
                 why: peer.why(),
                 zone: peer.zone().map(|zone| zone.to_string()),
-                share,
+                share: *share,
                 requests: peer.requests(),
                 received: peer.received(),
             },
@@ -61,22 +92,17 @@ impl Cluster {
 }
 
 /// The share of each member, by a sample of keys.
-fn shares(members: &[Member]) -> Vec<f64> {
+fn shares(members: &[Member], alive: &[bool]) -> Vec<f64> {
     let mut owned = vec![0_u32; members.len()];
-    let numbered: Vec<(usize, &Member)> = members
-        .iter()
-        .enumerate()
-        .filter(|(_, member)| match member {
-            Member::This(_) => true,
-            Member::Other(peer) => peer.is_alive(),
-        })
-        .collect();
-    for sample in 0..SAMPLES {
+    let numbered: Vec<(usize, &Member)> =
+        members.iter().enumerate().zip(alive).filter_map(|(member, is_alive)| is_alive.then_some(member)).collect();
+    let samples = SAMPLES.min(MAX_HASHES / members.len().max(1));
+    for sample in 0..samples {
         let key = Key::Blob(Digest::of(Algorithm::Sha256, &sample.to_be_bytes()));
         let first = order(&numbered, |(_, member)| member.name(), "", &key).first().map(|(index, _)| *index);
         if let Some(count) = first.and_then(|index| owned.get_mut(index)) {
             *count += 1;
         }
     }
-    owned.into_iter().map(|count| f64::from(count) / SAMPLES as f64).collect()
+    owned.into_iter().map(|count| f64::from(count) / samples as f64).collect()
 }

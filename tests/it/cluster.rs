@@ -7,6 +7,7 @@ use forebay::oci::{Algorithm, Digest};
 use forebay_test_support::{
     blob::{content, path},
     cluster::Cluster,
+    control,
     fake_registry::{FakeRegistry, Fault, Gate, Server, When},
     manifest::manifest,
     mirror::{Answer, Mirror, UPSTREAM},
@@ -349,4 +350,31 @@ async fn an_upload_may_go_on_at_another_node() {
     for node in cluster.nodes() {
         assert!(right(&node.get(&self::path(&digest)).await, &content));
     }
+}
+
+#[tokio::test]
+async fn an_operator_sees_who_is_there_and_why_not() {
+    let registry = FakeRegistry::start().await;
+    let mut cluster = Cluster::of(&registry, 3).await;
+    let (address, key) = (cluster.node(1).address(), cluster.node(1).config().cluster.clone().unwrap().key_file);
+    std::fs::write(key, "another key of more than thirty-two bytes").unwrap();
+    cluster.node_mut(1).restart_with(|config| config.server.listen = vec![address]).await;
+    let gone = cluster.node(2).url();
+    cluster.node_mut(2).drain().await;
+    let told = control::get(cluster.node(0), "cluster?check=true").await;
+    assert_eq!(told["is_member"], true, "{told}");
+    let state = |url: &str| {
+        let member = told["members"].as_array().unwrap().iter().find(|member| member["url"] == url).unwrap();
+        (member["state"].as_str().unwrap(), member["why"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(state(&cluster.node(0).url()), ("ok", String::new()));
+    let (other_key, unreachable) = (state(&cluster.node(1).url()), state(&gone));
+    assert!(other_key.0 == "dead" && other_key.1.contains("cluster.key_file"), "{other_key:?}");
+    assert!(unreachable.0 == "dead" && unreachable.1.starts_with("it cannot be reached"), "{unreachable:?}");
+    let shares: Vec<f64> =
+        told["members"].as_array().unwrap().iter().map(|member| member["share"].as_f64().unwrap()).collect();
+    assert_eq!(shares.iter().filter(|share| **share == 1.0).count(), 1, "the dead ones own nothing: {shares:?}");
+    let page = reqwest::Client::builder().no_proxy().build().unwrap();
+    let page = page.get(format!("http://{}/", cluster.node(0).app().admin_addr())).send().await.unwrap();
+    assert!(page.text().await.unwrap().contains("2 of 3 members do not answer."));
 }

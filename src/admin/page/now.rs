@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
+    cluster,
     failures::{self, Failures},
     health::Health,
     pulls, registries,
@@ -11,6 +12,7 @@ use super::{
 };
 use crate::{
     admin::api::{Sources, access::Sight, status::MAX_UNCONFIGURED, transfers::Measured},
+    cluster::Cluster,
     history::{Filter, FinishedRequest, History, MAX_REQUESTS, Pull, Readers, Unconfigured, Window},
     html::Html,
 };
@@ -42,6 +44,7 @@ pub(super) async fn fragment(sources: &Sources, readers: &Readers, sight: Sight)
     savings.write(&mut html);
     failures.write(&mut html, now);
     registries::write(&mut html, &upstreams, &unconfigured, now);
+    cluster::write(&mut html, sources.cluster.as_ref().map(Cluster::report).unwrap_or_default());
     transfers.write(&mut html);
     pulls::write(&mut html, &pulls, now);
     html
