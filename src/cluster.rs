@@ -9,6 +9,7 @@
 mod authority;
 mod check;
 mod config;
+mod confirmation;
 mod key;
 mod labels;
 mod liveness;
@@ -31,6 +32,7 @@ pub use self::{
     peer::NoClient,
 };
 pub(crate) use self::{
+    confirmation::Confirmation,
     labels::{PeerPlace, PeerResult},
     peer::{Death, Peer},
     proof::{HEADER, Proof, ProofParts},

@@ -159,6 +159,8 @@ impl Grants {
         if freshness == Freshness::Fresh {
             return Ok(grant);
         }
+        // What a peer says proves nothing about a client.
+        let upstream = &upstream.without_peers();
         let query = GrantQuery { grant: key, resource: Some(resource.key()), may_cycle: upstream.may_be_loop() };
         let had_grant = for_repository == Freshness::Fresh;
         let check = self.clone().check(upstream.clone(), repository.clone(), resource.clone(), had_grant);

@@ -20,6 +20,11 @@ impl Source {
         Visibility::of(&self.upstream).key(&self.digest)
     }
 
+    /// Of the registry alone.
+    pub(crate) fn without_peers(&self) -> Self {
+        Self { upstream: self.upstream.without_peers(), ..self.clone() }
+    }
+
     /// Whether both belong to the same registry, regardless of repository and principal.
     pub(crate) fn is_of_same_registry(&self, other: &Self) -> bool {
         self.upstream.registry() == other.upstream.registry()

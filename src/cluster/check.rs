@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use http::Method;
 
 use super::{
-    Cluster, Member,
+    Cluster, Confirmation, Member,
     peer::{Death, Peer},
     proof::{HEADER, ProofParts},
 };
@@ -35,7 +35,8 @@ impl Cluster {
         stream::iter(peers).for_each_concurrent(AT_ONCE, |peer| async move { self.check_peer(&peer).await }).await;
     }
 
-    async fn check_peer(&self, peer: &Peer) {
+    /// Asks one, and notes what it answers.
+    pub(crate) async fn check_peer(&self, peer: &Peer) {
         let mut url = peer.base().clone();
         url.set_path(PATH);
         let (method, target) = (Method::GET, peer.authority().host_and_port());
@@ -44,8 +45,8 @@ impl Cluster {
         let sent =
             peer.client().request(method.clone(), url).header(HEADER, proof.into_header()).timeout(TIMEOUT).send();
         match sent.await {
-            Ok(response) => match response.headers().get(HEADER) {
-                Some(confirmed) => peer.answered(confirmed),
+            Ok(response) => match response.headers().get(HEADER).and_then(Confirmation::parse) {
+                Some(confirmed) => peer.answered(confirmed.zone),
                 None => peer.died(Death::NoProof, &response.status()),
             },
             Err(error) => peer.died(Death::Unreachable, &ErrorChain(&error)),

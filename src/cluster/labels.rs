@@ -11,12 +11,14 @@ pub(crate) enum PeerResult {
     Failed,
     /// It does not take this forebay for a peer.
     Refused,
-    /// It could not be reached.
+    /// It could not be reached, or did not answer.
     Dead,
+    /// It sent a blob that does not have its digest.
+    Wrong,
 }
 
 impl Label for PeerResult {
-    const ALL: &'static [Self] = &[Self::Answered, Self::Failed, Self::Refused, Self::Dead];
+    const ALL: &'static [Self] = &[Self::Answered, Self::Failed, Self::Refused, Self::Dead, Self::Wrong];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -24,6 +26,7 @@ impl Label for PeerResult {
             Self::Failed => "failed",
             Self::Refused => "refused",
             Self::Dead => "dead",
+            Self::Wrong => "wrong",
         }
     }
 

@@ -11,11 +11,10 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use http::HeaderValue;
 use reqwest::{Client, ClientBuilder, Url, redirect::Policy};
 
-use super::{authority::Authority, config::MAX_ZONE, labels::PeerPlace, liveness::Liveness};
-use crate::error_chain::{ErrorChain, sources};
+use super::{authority::Authority, labels::PeerPlace, liveness::Liveness};
+use crate::error_chain::sources;
 
 const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 /// How often a peer is asked by PING whether it lives, while it has requests.
@@ -36,6 +35,8 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 pub(crate) enum Death {
     /// It does not accept connections, or its connection broke, or it does not answer a PING.
     Unreachable,
+    /// It answers PINGs, and no request.
+    Silent,
     /// It takes the proof of this forebay for none: another `key_file`, or another time.
     NoProof,
 }
@@ -44,6 +45,7 @@ impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unreachable => "it cannot be reached",
+            Self::Silent => "it does not answer requests",
             Self::NoProof => {
                 "it does not take this forebay for a peer: cluster.key_file or the clocks differ, or it is in no cluster"
             }
@@ -211,16 +213,19 @@ impl Peer {
     }
 
     /// Notes that a response of it broke. The peer itself may be well: it breaks a response whose content is wrong.
-    pub(crate) fn broke(&self, error: &(dyn std::error::Error + 'static)) {
-        if is_of_connection(error) {
-            self.died(Death::Unreachable, &ErrorChain(error));
+    /// Whether its connection broke.
+    pub(crate) fn broke(&self, error: &(dyn std::error::Error + 'static)) -> bool {
+        let of_connection = is_of_connection(error);
+        if of_connection {
+            // Not the error itself: its text has a path, which may be that of a private image.
+            let cause = sources(error).last().map_or_else(|| "its connection broke".to_owned(), ToString::to_string);
+            self.died(Death::Unreachable, &cause);
         }
+        of_connection
     }
 
-    /// Notes that it answered with this header.
-    pub(crate) fn answered(&self, confirmed: &HeaderValue) {
-        let zone =
-            confirmed.to_str().ok().and_then(|text| text.strip_prefix("zone=")).filter(|zone| zone.len() <= MAX_ZONE);
+    /// Notes that it answered, and where it is.
+    pub(crate) fn answered(&self, zone: Option<&str>) {
         if self.zone.load().as_deref().map(|zone| &**zone) != zone {
             self.zone.store(zone.map(|zone| Arc::new(zone.into())));
         }

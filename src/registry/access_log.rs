@@ -88,6 +88,8 @@ pub(crate) struct AccessRecord {
     pub rule: Option<Arc<RuleName>>,
     /// Why the request failed, in words that are not for the client.
     pub cause: Option<String>,
+    /// A peer sent it, for a client of its own.
+    pub by_peer: bool,
     /// The client sent an Authorization header.
     has_credentials: bool,
     pull: Option<Pull>,
@@ -145,6 +147,7 @@ impl AccessRecord {
             held: None,
             rule: None,
             cause: None,
+            by_peer: false,
             has_credentials: head.headers.contains_key(header::AUTHORIZATION),
             pull: None,
             trace: RequestTrace::default(),
@@ -220,6 +223,7 @@ impl Drop for AccessRecord {
             id = self.id.text().as_str(),
             pull = pull.as_ref().map(RequestIdText::as_str),
             peer = &*self.peer,
+            by_peer = self.by_peer.then_some(true),
             user_agent = Some(agent).filter(|agent| !agent.is_empty()),
             method = self.method.as_str(),
             path,
@@ -246,8 +250,9 @@ impl Drop for AccessRecord {
         if spent.waited.is_some() {
             self.tell_client(duration, spent);
         }
-        // A browser that shows the page asks every few seconds, and would displace what operators look for.
-        if operation != Operation::Page {
+        // A browser that shows the page asks every few seconds, and would displace what operators look for. A peer's request
+        // is told by that peer, and saves nothing a second time.
+        if operation != Operation::Page && !self.by_peer {
             let finished = self.take(first_byte, duration, spent);
             self.log.history.add(finished);
         }

@@ -92,6 +92,11 @@ impl Service {
         exchange.grant = self.grant(exchange, upstream, &repository, &resource).await?;
         let told = exchange.grant.tag_digest.as_ref();
         exchange.previous = resource.cached_digest().filter(|&cached| told.is_some_and(|told| told != cached)).cloned();
+        // Its response is what proves the grant.
+        let upstream = match exchange.grant.unproven {
+            Some(_) => &upstream.without_peers(),
+            None => upstream,
+        };
         let result = self.dispatch(exchange, upstream.clone(), operation).await;
         if let Some(len) = exchange.grant.announced {
             return match size_in(&result) {
@@ -145,9 +150,7 @@ impl Service {
         repository: &Repository,
         resource: &Resource,
     ) -> Result<Grant, Error> {
-        // What a peer says proves nothing about a client.
-        let registry = upstream.without_peers();
-        let grant = self.caches.grants.authorize(&registry, repository, resource, exchange.peer()).await;
+        let grant = self.caches.grants.authorize(upstream, repository, resource, exchange.peer()).await;
         grant.map_err(|error| {
             // Some clients send credentials only when challenged, and under that name there may be an earlier grant.
             let can_log_in = !matches!(exchange.identity, Identity::Client(_)) && self.accepts_passwords(exchange);

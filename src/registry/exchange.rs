@@ -33,7 +33,7 @@ pub(super) struct Exchange<'a> {
     pub held_tag: Option<Reference>,
     /// The request came through another forebay.
     pub by_mirror: bool,
-    /// It is a request of a peer for an upstream that is configured here.
+    /// It is a request of a peer.
     pub by_peer: bool,
     /// What could have been served in an outage.
     pub cached: Cached,

@@ -28,7 +28,7 @@ impl Service {
         reference: &Reference,
     ) -> Option<Response<Body>> {
         let rules = self.caches.manifests.rules_of(upstream, repository, reference);
-        if rules.hold.is_some()
+        if (rules.hold.is_some() && !exchange.by_peer)
             || (!rules.is_immutable && asks_upstream_first(exchange, upstream, reference))
             || self.manifest_deletion(upstream, repository, reference).is_some()
         {
@@ -57,7 +57,10 @@ impl Service {
     ) -> Result<Response<Body>, Error> {
         let tag_digest = exchange.grant.tag_digest.clone();
         let mut request = ManifestRequest { upstream, repository, accept: exchange.accept(), tag_digest };
-        if let Reference::Tag(tag) = reference {
+        // The peer applies the rules for its client, and counts the time from when it first saw what the tag names.
+        if let Reference::Tag(tag) = reference
+            && !exchange.by_peer
+        {
             let rules = self.caches.manifests.rules_of(&request.upstream, &request.repository, reference);
             if (rules.hold.is_some() || rules.is_immutable)
                 && let Some(response) = Box::pin(self.held_manifest(exchange, &request, tag, &rules)).await

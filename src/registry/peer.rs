@@ -7,17 +7,16 @@
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::{exchange::Exchange, service::Service};
-use crate::cluster::{self, Proof, ProofParts};
-
-/// The value of the header in responses of a forebay that says no zone.
-const NO_ZONE: HeaderValue = HeaderValue::from_static("-");
+use crate::cluster::{self, Cluster, Confirmation, Proof, ProofParts};
 
 impl Service {
-    /// Whether a request is a peer's.
-    pub(super) fn is_of_peer(&self, exchange: &Exchange<'_>) -> bool {
-        let (Some(cluster), Some(proof)) = (&self.cluster, exchange.head.headers.get(cluster::HEADER)) else {
-            return false;
-        };
+    /// Whether a request that is said to be a peer's is one; `None`: it is not said to be.
+    pub(super) fn claim_of_peer(&self, exchange: &Exchange<'_>) -> Option<bool> {
+        let (cluster, proof) = (self.cluster.as_ref()?, exchange.head.headers.get(cluster::HEADER)?);
+        Some(Self::is_proven(cluster, proof, exchange))
+    }
+
+    fn is_proven(cluster: &Cluster, proof: &HeaderValue, exchange: &Exchange<'_>) -> bool {
         let head = exchange.head;
         if !matches!(head.method, Method::GET | Method::HEAD) {
             return false;
@@ -35,9 +34,9 @@ impl Service {
     }
 
     /// Confirms to a peer that its request was taken for one.
-    pub(super) fn confirm_peer(&self, headers: &mut HeaderMap) {
-        let Some(cluster) = &self.cluster else { return };
-        let zone = cluster.zone().and_then(|zone| HeaderValue::try_from(format!("zone={zone}")).ok());
-        headers.insert(cluster::HEADER, zone.unwrap_or(NO_ZONE));
+    /// `is_own_error`: the response is an error of this forebay, and says nothing of what the registry would answer.
+    pub(super) fn confirm_peer(&self, headers: &mut HeaderMap, is_own_error: bool) {
+        let zone = self.cluster.as_ref().and_then(Cluster::zone).map(|zone| &**zone);
+        headers.extend(Confirmation { zone, is_own_error }.to_header().map(|header| (cluster::HEADER, header)));
     }
 }

@@ -122,6 +122,7 @@ impl Handle for Service {
         // valid host.
         let is_unwanted =
             matches!(&result, Err(Error { kind: ErrorKind::Unsupported | ErrorKind::InvalidHost(_), .. }));
+        let is_own_error = result.as_ref().is_err_and(|error| !error.kind.is_of_upstream());
         let response = result.unwrap_or_else(|error| {
             record.failure = Some(error.kind.word());
             record.upstream_cause = error.failure_cause().map(Label::as_str);
@@ -142,7 +143,7 @@ impl Handle for Service {
         }
         response::common(response.headers_mut(), record.id.header(), self.instance.via(), namespace.as_deref());
         if by_peer {
-            self.confirm_peer(response.headers_mut());
+            self.confirm_peer(response.headers_mut(), is_own_error);
         }
         set_policy(&mut response);
         record.namespace = match record.failure {
@@ -201,24 +202,29 @@ impl Service {
 
     /// Runs the steps of a request, except the form of the response and the log.
     async fn run(&self, exchange: &mut Exchange<'_>) -> Result<Response<Body>, Error> {
+        let claim = self.claim_of_peer(exchange);
+        exchange.by_peer = claim == Some(true);
+        exchange.record.by_peer = exchange.by_peer;
         self.check_head(exchange)?;
         if let Some(resource) = self.page_resource(exchange) {
             exchange.record.is_of_client = false;
             return Box::pin(self.page(exchange, resource)).await;
         }
         let mut routed = self.route(exchange);
-        if let Routed::To(destination) = &mut routed
-            && self.is_of_peer(exchange)
-        {
-            exchange.by_peer = true;
-            if let Destination::Upstream(upstream, _) = destination {
-                *upstream = upstream.for_peer();
+        if let Routed::To(Destination::Upstream(upstream, _)) = &mut routed {
+            match claim {
+                Some(true) => *upstream = upstream.for_peer(),
+                // It may be a peer's all the same, which waits for the response.
+                Some(false) => *upstream = upstream.without_peers(),
+                None => {}
             }
         }
         // Before an error of the route: a client that may not pull must not learn which upstreams exist.
         exchange.identity = self.authenticate(exchange, routed.upstream_mut()).await?;
         exchange.note_user();
-        if let Routed::To(Destination::Upstream(_, operation)) = &routed {
+        if let Routed::To(Destination::Upstream(_, operation)) = &routed
+            && !exchange.by_peer
+        {
             exchange.join_pull(operation);
         }
         let of_client = routed.upstream_mut().filter(|upstream| upstream.uses_client_credentials());

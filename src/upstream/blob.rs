@@ -47,9 +47,11 @@ use super::{
         warning::ContentNotes,
     },
     state::UpstreamState,
+    wrong_peers::WrongPeers,
 };
 use crate::{
     byte_counter::ByteCounter,
+    cluster::{Key, PeerResult},
     metrics::Metrics,
     oci::{Digest, Repository},
     rate::HoldClock,
@@ -88,6 +90,9 @@ pub struct BlobStream {
     best_effort: bool,
     /// Whether the bytes of a peer may come further.
     peers: PeerUse,
+    /// Set if the bytes come from a peer.
+    digest: Option<Digest>,
+    wrong_peers: WrongPeers,
     failures: Arc<FailureLog>,
     /// The upstream's own counter, which is read more often than metrics are.
     received: Arc<AtomicU64>,
@@ -140,6 +145,14 @@ impl Upstream {
 impl Upstream {
     /// Counts and logs that all of a blob came from here, and does not have its digest.
     pub(crate) fn note_mismatch(&self, digest: &Digest) {
+        if let Some(peer) = self.state.wrong_peers.blame(digest) {
+            self.state.metrics().peer_request(peer.place(), PeerResult::Wrong);
+            tracing::warn!(
+                member = %peer.name(), %digest,
+                "a peer sent a blob that does not have its digest: the blob is not asked of it for ten minutes"
+            );
+            return;
+        }
         self.state.metrics().digest_mismatch(self.name());
         let why = format!("upstream {} sent a blob that does not have the digest {digest}", self.name());
         self.state.failures.note(&Error::new(ErrorKind::Protocol, why));
@@ -195,6 +208,7 @@ impl BlobStream {
         let (received, content) = (upstream.received().clone(), upstream.content().clone());
         let metrics = upstream.metrics().clone();
         let failures = upstream.failures.clone();
+        let wrong_peers = upstream.wrong_peers.clone();
         let rated = RatedPieces::new(upstream, endpoint.peer().is_none());
         let upstream = upstream.name().clone();
         Ok(Self {
@@ -214,6 +228,8 @@ impl BlobStream {
             endpoint,
             best_effort,
             peers: PeerUse::default(),
+            digest: None,
+            wrong_peers,
             failures,
             received,
             content,
@@ -227,6 +243,10 @@ impl BlobStream {
     fn is_for(&mut self, request: &ReadRequest) {
         self.trace = request.trace.clone();
         self.peers = request.peers.clone();
+        if let (Some(Key::Blob(digest)), Some(peer)) = (&request.key, self.endpoint.peer()) {
+            self.wrong_peers.note_sending(digest, peer);
+            self.digest = Some(digest.clone());
+        }
         self.rate = BodyRate::begin(&request.trace, &self.followed.url, self.first);
     }
 
@@ -239,7 +259,12 @@ impl BlobStream {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let result = self.read().await;
         match (&result, self.endpoint.peer()) {
-            (Err(error), Some(peer)) => peer.broke(error),
+            // The peer itself may be well, and its copy not.
+            (Err(error), Some(peer)) => {
+                if self.peers.is_allowed() && !peer.broke(error) {
+                    self.digest.iter().for_each(|digest| self.wrong_peers.note_wrong(digest, peer));
+                }
+            }
             (Err(error), None) if !self.best_effort => {
                 // The next endpoint comes first for the rest.
                 self.endpoint.failed();

@@ -24,6 +24,8 @@ use crate::oci::Operation;
 const MIN_ENDPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the GET for the reason of a refused HEAD may take.
 const REASON_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much longer than for the registry forebay waits for a peer, which waits for the registry itself.
+const PEER_MARGIN: Duration = Duration::from_secs(5);
 
 impl UpstreamState {
     /// Bounds all requests to one endpoint, up to the head of the final response.
@@ -32,11 +34,21 @@ impl UpstreamState {
         endpoint: &Endpoint,
         requests: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let limit = MIN_ENDPOINT_TIMEOUT.max(self.sender.timeouts.response.saturating_mul(2));
+        let limit = self.endpoint_timeout();
         match tokio::time::timeout(limit, Box::pin(requests)).await {
             Ok(result) => result,
             Err(_) => Err(Error::timed_out("requesting", endpoint.base(), limit)),
         }
+    }
+
+    fn endpoint_timeout(&self) -> Duration {
+        MIN_ENDPOINT_TIMEOUT.max(self.sender.timeouts.response.saturating_mul(2))
+    }
+
+    /// How long a peer may take: longer than it waits for all URLs of the registry.
+    pub(super) fn peer_timeout(&self) -> Duration {
+        let urls = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
+        self.endpoint_timeout().saturating_mul(urls).saturating_add(PEER_MARGIN)
     }
 
     /// Sends a request, and follows its redirects.

@@ -19,6 +19,8 @@ use super::{
 pub(super) struct Attempts<'a> {
     left: std::vec::IntoIter<&'a Arc<Endpoint>>,
     failure: Option<Error>,
+    /// The failure is a peer's.
+    is_of_peer: bool,
     /// Whether a failure says nothing about the endpoint.
     best_effort: bool,
 }
@@ -29,7 +31,7 @@ impl<'a> Attempts<'a> {
         let mut order: Vec<&'a Arc<Endpoint>> = endpoints.iter().collect();
         // The sort is stable: otherwise the order of the configuration holds.
         order.sort_by_key(|endpoint| endpoint.is_cooling(now));
-        Self { left: order.into_iter(), failure: None, best_effort }
+        Self { left: order.into_iter(), failure: None, is_of_peer: false, best_effort }
     }
 
     /// The endpoint that a request would try first now.
@@ -48,6 +50,11 @@ impl<'a> Attempts<'a> {
             endpoint.picked(Instant::now());
         }
         Ok(endpoint)
+    }
+
+    fn skip_peers(&mut self) {
+        let left: Vec<&'a Arc<Endpoint>> = self.left.by_ref().filter(|endpoint| endpoint.peer().is_none()).collect();
+        self.left = left.into_iter();
     }
 
     /// Notes the result of `endpoint`. `None`: it could not answer, try the next.
@@ -75,8 +82,17 @@ impl<'a> Attempts<'a> {
                     ErrorKind::Loop => 0,
                     _ => 1,
                 };
-                if self.failure.as_ref().is_none_or(|known| usefulness(known.kind) < usefulness(error.kind)) {
-                    self.failure = Some(error);
+                let is_of_peer = endpoint.peer().is_some();
+                let is_better = |known: &Error| usefulness(known.kind) < usefulness(error.kind);
+                // What the registry itself says is better than what a peer says of it.
+                let is_taken =
+                    self.failure.as_ref().is_none_or(|known| !is_of_peer && (self.is_of_peer || is_better(known)));
+                if is_taken {
+                    (self.failure, self.is_of_peer) = (Some(error), is_of_peer);
+                }
+                // The next peer is for one that is dead. One that is alive has asked the registry in vain.
+                if endpoint.peer().is_some_and(|peer| peer.is_alive()) {
+                    self.skip_peers();
                 }
                 None
             }
@@ -103,11 +119,13 @@ impl UpstreamState {
     {
         self.pause.admit(self.name())?;
         let mut attempts = Attempts::new(endpoints, best_effort);
+        let mut is_registry_asked = false;
         let result = loop {
             let endpoint = match attempts.next() {
                 Ok(endpoint) => endpoint,
                 Err(error) => break Err(error),
             };
+            is_registry_asked |= endpoint.peer().is_none();
             // Boxed, here and further in: a future contains those that it awaits, so that a download's would be larger
             // than a thread's stack.
             let result = Box::pin(attempt(endpoint.clone())).await;
@@ -122,7 +140,7 @@ impl UpstreamState {
             }
         };
         // The upstream got no request.
-        if result.as_ref().is_err_and(is_without_request) {
+        if !is_registry_asked || result.as_ref().is_err_and(is_without_request) {
             return result;
         }
         let is_down = result.as_ref().is_err_and(is_down);

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderValue, header};
@@ -25,7 +25,7 @@ use super::{
     state::UpstreamState,
     via::Via,
 };
-use crate::{cluster::Key, request_id::RequestId, request_trace::RequestTrace};
+use crate::{cluster::Key, oci::Repository, request_id::RequestId, request_trace::RequestTrace};
 
 /// One configured registry. A cheap handle.
 #[derive(Clone)]
@@ -123,6 +123,11 @@ impl Upstream {
         Self { peers: PeerUse::Never, ..self.clone() }
     }
 
+    /// For this time the manifests of a repository are requested of the registry alone: peers may not know yet what it says.
+    pub(crate) fn ask_no_peers_for(&self, repository: &Repository, time: Duration) {
+        self.state.repositories_of_registry.add(repository, time);
+    }
+
     /// For work that may have to [leave](Self::leave_peers) its peers.
     pub(crate) fn with_revocable_peers(&self) -> Self {
         Self { peers: self.peers.revocable(), ..self.clone() }
@@ -134,7 +139,7 @@ impl Upstream {
         self.peers.leave();
     }
 
-    /// Whether a request for this would be sent to a peer now.
+    /// Whether a request for this may be sent to a peer.
     pub(crate) fn asks_peers(&self, key: &Key) -> bool {
         !self.state.peers_ahead(key, &self.peers).is_empty()
     }

@@ -39,6 +39,7 @@ mod read;
 mod read_request;
 mod redact_for_clients;
 mod redacted_url;
+mod repositories_of_registry;
 mod response;
 mod setup_error;
 mod state;
@@ -47,6 +48,7 @@ mod upload_body;
 mod via;
 mod with_authorization;
 mod write;
+mod wrong_peers;
 
 pub(crate) use self::{
     auth::named_helper, peers::peer_tls, principal::Verdict, rates::TimedHold, response::warning::VALUE_WEIGHT,

@@ -22,7 +22,7 @@ use super::{
     state::UpstreamState,
 };
 use crate::{
-    cluster::{self, Cluster, Death, Key, Peer, PeerResult, ProofParts},
+    cluster::{self, Cluster, Confirmation, Death, Key, Peer, PeerResult, ProofParts},
     error_chain::ErrorChain,
     oci::query,
 };
@@ -57,7 +57,16 @@ impl UpstreamState {
     /// The peers that are asked before the registry.
     pub(super) fn peers_ahead(&self, key: &Key, peers: &PeerUse) -> Vec<Arc<Peer>> {
         let Some(cluster) = self.cluster.as_ref().filter(|_| peers.is_allowed()) else { return Vec::new() };
+        // A peer knows nothing of what is pushed through this forebay.
+        if let Key::Repository(repository) = key
+            && (self.allows_push() || self.repositories_of_registry.has(repository))
+        {
+            return Vec::new();
+        }
         let mut ahead = cluster.ahead(self.name(), key);
+        if let Key::Blob(digest) = key {
+            ahead.retain(|peer| !self.wrong_peers.has(digest, peer));
+        }
         // The client's credentials, and what they open, go over TLS alone.
         ahead.retain(|peer| peer.authority().is_tls() || !self.uses_client_credentials());
         ahead
@@ -77,25 +86,43 @@ impl UpstreamState {
         let headers = self.headers_for_peer(cluster, peer, &url, request)?;
         let sent = peer.client().request(request.method.clone(), url.clone()).headers(headers).send();
         let answered = tokio::select! {
-            answered = self.in_time(endpoint, async { Ok(sent.await) }) => answered?,
+            answered = tokio::time::timeout(self.peer_timeout(), sent) => answered,
             () = request.peers.left() => return Err(left()),
         };
         let response = match answered {
-            Ok(response) => response,
-            Err(error) => {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
                 let error = TransportError::from(error);
-                peer.died(Death::Unreachable, &ErrorChain(&error));
+                let why = ErrorChain(&error).to_string();
+                let error = Error::from_transport("asking the peer", &url, error);
+                // A lack of descriptors is this forebay's.
+                if error.kind != ErrorKind::Exhausted {
+                    peer.died(Death::Unreachable, &why);
+                    self.metrics().peer_request(peer.place(), PeerResult::Dead);
+                }
+                return Err(error);
+            }
+            // A registry that does not answer is told by the peer before that.
+            Err(_) => {
+                peer.died(Death::Silent, &"no response");
                 self.metrics().peer_request(peer.place(), PeerResult::Dead);
-                return Err(Error::from_transport("asking the peer", &url, error));
+                return Err(Error::timed_out("asking the peer", &url, self.peer_timeout()));
             }
         };
-        let Some(confirmed) = response.headers().get(cluster::HEADER) else {
-            peer.died(Death::NoProof, &response.status());
+        let Some(confirmed) = response.headers().get(cluster::HEADER).and_then(Confirmation::parse) else {
+            // The peer may be well: something between both may have answered.
+            cluster.check_peer(peer).await;
             self.metrics().peer_request(peer.place(), PeerResult::Refused);
             let why = format!("{} does not take this forebay for a peer", RedactedUrl(&url));
             return Err(Error::new(ErrorKind::Unavailable, why));
         };
-        peer.answered(confirmed);
+        peer.answered(confirmed.zone);
+        tracing::debug!(member = %peer.name(), status = response.status().as_u16(), path = url.path(), "a peer answered");
+        if confirmed.is_own_error {
+            self.metrics().peer_request(peer.place(), PeerResult::Failed);
+            let why = format!("{} cannot answer for the registry: {}", RedactedUrl(&url), response.status());
+            return Err(Error::new(ErrorKind::Unavailable, why));
+        }
         let response = with_idle_timeout(response, self.sender.timeouts.idle);
         let followed = FinalResponse::of_peer(response, url);
         let checked = response::check(followed, self.request_kind(request)).await;

@@ -19,12 +19,14 @@ use super::{
     pause::Pause,
     principal::ClientCredential,
     rates::UpstreamRates,
+    repositories_of_registry::RepositoriesOfRegistry,
     response::{
         document_budget::{MAX_DOCUMENTS, Share},
         gzip_guess::GzipGuesses,
         redaction,
     },
     setup_error::SetupError,
+    wrong_peers::WrongPeers,
 };
 use crate::{byte_counter::ByteCounter, cluster::Cluster, metrics::Metrics};
 
@@ -57,6 +59,8 @@ pub(super) struct UpstreamState {
     pub(super) health: Arc<HealthLog>,
     pub(super) pause: Pause,
     pub(super) cluster: Option<Cluster>,
+    pub(super) wrong_peers: WrongPeers,
+    pub(super) repositories_of_registry: RepositoriesOfRegistry,
     metrics: Metrics,
 }
 
@@ -89,6 +93,8 @@ impl UpstreamState {
             health,
             pause: context.pauses.of(&config.name),
             cluster: context.cluster.clone(),
+            wrong_peers: WrongPeers::default(),
+            repositories_of_registry: RepositoriesOfRegistry::default(),
             metrics: context.metrics.clone(),
         })
     }

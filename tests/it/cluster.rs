@@ -1,5 +1,7 @@
 //! Several mirrors of one registry, which are peers of one another.
 
+pub mod faults;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -90,7 +90,7 @@ impl UncachedReader {
 
     /// The whole blob, by a transfer for this reader only.
     pub(crate) async fn alone(source: &Source) -> Result<(Self, Option<u64>), upstream::Error> {
-        let transfer = Transfer::open(source, 0, None).await?;
+        let transfer = Transfer::open(&source.without_peers(), 0, None).await?;
         let (total, remark) = (transfer.total(), transfer.remark().clone());
         let check = Check::new(source.clone(), Front::empty(source.digest.algorithm()));
         let reader = Self::new(source, BytesFrom::Own(Box::new(transfer)), Some(check));
@@ -144,7 +144,7 @@ impl UncachedReader {
 
     /// The bytes from `first` to `last`.
     pub(crate) async fn range(source: &Source, first: u64, last: u64) -> Result<Self, upstream::Error> {
-        let transfer = Transfer::open(source, first, Some(last)).await?;
+        let transfer = Transfer::open(&source.without_peers(), first, Some(last)).await?;
         let remark = transfer.remark().clone();
         Ok(Self { remark, ..Self::new(source, BytesFrom::Own(Box::new(transfer)), None) })
     }

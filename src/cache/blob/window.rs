@@ -29,7 +29,7 @@ use super::{
     front::Front,
     read_error::ReadError,
 };
-use crate::upstream::{ContentNotes, Mirrors, Upstream};
+use crate::upstream::{ContentNotes, Mirrors};
 
 /// How the transfer of a window begins.
 pub(super) enum Opening {
@@ -79,7 +79,8 @@ struct Window {
 
 impl Window {
     fn new(source: Source, start: u64, front: Front, share: MemoryShare) -> Self {
-        let source = Source { upstream: source.upstream.with_revocable_peers(), ..source };
+        // Its readers set its pace, and a slow one would hold up all that a peer sends on that connection.
+        let source = source.without_peers();
         Self {
             source,
             start,
@@ -104,13 +105,6 @@ impl Window {
         match &*self.flow.borrow() {
             TransferFlow::Asking => !self.source.upstream.may_be_mirror(),
             TransferFlow::From(by) => by.as_ref().is_none_or(|by| !by.may_overlap(mirrors)),
-        }
-    }
-
-    /// A request waits for the window from now on: one of a peer must wait for no peer.
-    fn serves(&self, upstream: &Upstream) {
-        if upstream.is_without_peers() {
-            self.source.upstream.leave_peers();
         }
     }
 

@@ -92,6 +92,8 @@ pub(super) async fn free_space(
 /// Leaves the transfer to the first reader that streams without the cache, if there may be such a reader.
 pub(super) fn leave_transfer(download: &Download, transfer: &mut Transfer) {
     if !download.cancel.is_cancelled() && transfer.position() == 0 {
+        // What streams without the cache comes from the registry: its readers set the pace.
+        download.source.upstream.leave_peers();
         let finished = Transfer::finished(&download.source, 0);
         download.state().spare_transfer = Some(std::mem::replace(transfer, finished).without_reports());
     }

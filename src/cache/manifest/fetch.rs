@@ -48,7 +48,11 @@ impl ManifestCache {
             return Err(ManifestError::CachedNotFound(error));
         }
         let flight = self.0.requests.run(query.clone(), query.may_cycle, || {
-            let (cache, request) = (self.clone(), request.clone());
+            let (cache, mut request) = (self.clone(), request.clone());
+            // Requests of peers may wait for this one, and peers that were dead may be alive when it is sent.
+            if !query.asks_peers {
+                request.upstream = request.upstream.without_peers();
+            }
             let span = request.upstream.trace().span();
             let fetch = async move {
                 if let Some(fetched) = cache.cached_meanwhile(&request, &query).await {

@@ -45,7 +45,8 @@ impl ManifestCache {
         is_pinned: impl FnOnce() -> bool,
     ) -> Result<Refreshed, NotRefreshed> {
         let request = ManifestRequest {
-            upstream: upstream.clone(),
+            // A peer would tell what it heard of the registry before.
+            upstream: upstream.without_peers(),
             repository: repository.clone(),
             // A registry refuses what such a request does not name, or converts it.
             accept: Accept::of_images(),
@@ -53,6 +54,7 @@ impl ManifestCache {
         };
         let key = request.key(tag);
         let before = self.meaning_so_far(&request, &key).await;
+        upstream.ask_no_peers_for(repository, self.0.tags.ttl(&key));
         // What the upstream said to requests that are under way is older than what it says now.
         self.0.tags.begin_change(upstream.name(), repository).await;
         let (record, _) = self.record(&request, &key).await;

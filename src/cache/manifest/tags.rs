@@ -257,6 +257,11 @@ impl TagRecords {
         freshness::judge_steadily(confirmed, SystemTime::now(), freshness::steady_now(), tag_ttl, stale_if_error)
     }
 
+    /// How long the record of a tag is fresh.
+    pub(super) fn ttl(&self, key: &TagKey) -> Duration {
+        self.lifetimes(&self.rules_of(key)).0
+    }
+
     /// `tag_ttl` and `stale_if_error`.
     fn lifetimes(&self, rules: &TagRules) -> (Duration, Duration) {
         let config = self.config.load();

@@ -63,7 +63,7 @@ impl UpstreamState {
         let body = self.decode_document(&headers, body, digest.as_ref()).await;
         // Until it is judged and hashed, it is counted nowhere else.
         let room = ReadRoom::of(place.map(|(_, room)| room));
-        if let Some(fault) = self.fault_in_document(request, &headers, &body, digest).await {
+        if let Some(fault) = self.fault_in_document((&endpoint, request), &headers, &body, digest).await {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered {fault}", RedactedUrl(&url))));
         }
         self.note_document(body.len() as u64);
@@ -87,7 +87,7 @@ impl UpstreamState {
     /// Why a body cannot be the requested document; another URL may have it.
     async fn fault_in_document(
         &self,
-        request: &ReadRequest,
+        (endpoint, request): (&Endpoint, &ReadRequest),
         headers: &HeaderMap,
         body: &Bytes,
         digest: Option<Digest>,
@@ -100,11 +100,13 @@ impl UpstreamState {
             return Some("for a tag with what is no manifest".to_owned());
         }
         // The cache verifies the digest; here it is verified while another URL may have the content.
-        if let Some(digest) = digest.filter(|_| self.endpoints.len() > 1) {
+        if let Some(digest) = digest.filter(|_| self.endpoints.len() > 1 || endpoint.peer().is_some()) {
             let (read, expected) = (body.clone(), digest.clone());
             let matches = move || oci::matches_manifest(&expected, &read).is_some();
             if self.room.work(body.len(), matches).await != Some(true) {
-                self.metrics().digest_mismatch(self.name());
+                if endpoint.peer().is_none() {
+                    self.metrics().digest_mismatch(self.name());
+                }
                 return Some(format!("with what has another digest than {digest}"));
             }
         }

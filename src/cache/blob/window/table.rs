@@ -185,7 +185,6 @@ impl Windows {
                 Choice::Join(index) => {
                     let window = entry.windows.get(index).filter(|window| window.admits(mirrors));
                     let Some(window) = window else { return Attempt::Alone };
-                    window.serves(&wanted.source.upstream);
                     // The window may have moved on since.
                     if let Some(seat) = Seat::new(window.clone(), wanted.position, false) {
                         return Attempt::Seat(seat);
