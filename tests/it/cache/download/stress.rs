@@ -43,13 +43,18 @@ async fn random_faults_corrupt_no_response_and_leak_nothing() {
     }
     // All the room there is can still be had: nothing promised was forgotten, nothing is pinned.
     // Beside new directories, a download needs two blocks for the map of its chunks.
-    let room = MAX_SIZE - 4096 * (blob::directories(&cache) as u64 + 4 + 2);
+    let spare = 4096 * (4 + 2);
+    let room = MAX_SIZE - 4096 * blob::directories(&cache) as u64 - spare;
     let (large, content) = add(&registry, usize::try_from(room).unwrap(), RUNS);
     let answer = mirror.get(&path(&large)).await;
     assert_eq!(answer.header("cache-status"), Some("forebay; fwd=miss; stored"));
     assert!(answer.body == content);
     mirror.until_metric("forebay_fills_in_flight", &[], 0.0).await;
-    assert_eq!(blob::files(&cache.join("blobs")).len(), 1);
+    // A small blob that was used last may have stayed in the spare room.
+    let files = blob::files(&cache.join("blobs"));
+    let others = files.iter().filter(|file| !file.ends_with(large.hex()));
+    let bytes: u64 = others.map(|file| file.metadata().unwrap().len().next_multiple_of(4096)).sum();
+    assert!(bytes <= spare, "{files:?}");
     assert!(blob::allocated(&cache) <= MAX_SIZE);
 }
 
