@@ -2,6 +2,7 @@
 
 mod api;
 mod commands;
+mod scaling;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
