@@ -6,6 +6,8 @@
 
 #![allow(clippy::print_stdout, reason = "the tables are the result")]
 
+// Cargo builds benches with `cfg(test)`, but without a harness.
+#[allow(dead_code, unused_imports, reason = "the tests of the model run in tests/it/docs/scaling.rs")]
 mod model;
 
 use model::{

@@ -186,7 +186,12 @@ impl Client {
     }
 }
 
-async fn side_by_side(setup: &Setup, peer: Target, own: Target, connections: usize) -> (Vec<Streamed>, Vec<Streamed>) {
+pub async fn side_by_side(
+    setup: &Setup,
+    peer: Target,
+    own: Target,
+    connections: usize,
+) -> (Vec<Streamed>, Vec<Streamed>) {
     let stream = async |target: &Target| {
         let (target, time) = (target.clone(), setup.time);
         apart(move || clear::stream(&target, connections, time)).await

@@ -1,6 +1,6 @@
 //! A cached manifest: CPU time per request, requests per second, and how long the slowest hundredth waits.
 
-use super::{REPOSITORY, Setup, Told, apart, compared, in_turn};
+use super::{REPOSITORY, Setup, Told, apart, compared, in_turn, peers::Pair};
 use crate::{
     client::{
         clear,
@@ -83,6 +83,16 @@ pub async fn after_missing_tags(setup: &Setup) -> Row {
     let rounds = Duel { setup, manifest: &manifest, by: By::Tag, peer, forebay }.rounds().await;
     let work = format!("manifest hit by tag, wrk, 32 connections, after {MISSING} 404s");
     row(work, "forebay without the 404s", &rounds, [Goal::AtMostTimes(1.1), Goal::Shown, Goal::Shown])
+}
+
+/// By tag at a member of a cluster, compared with a forebay that is in none.
+pub async fn in_a_cluster(setup: &Setup) -> Row {
+    let (registry, manifest) = registry_with_image().await;
+    let (alone, pair) = (with_log(setup, &registry).await, Pair::start(setup, &registry.url(), true).await);
+    let (peer, forebay) = ((alone.address, alone.process()), (pair.near.address, pair.near.process()));
+    let rounds = Duel { setup, manifest: &manifest, by: By::Tag, peer, forebay }.rounds().await;
+    let work = "manifest hit by tag, wrk, 32 connections, in a cluster".to_owned();
+    row(work, "forebay without a cluster", &rounds, [Goal::AtMostTimes(1.05), Goal::Shown, Goal::Shown])
 }
 
 async fn with_log(setup: &Setup, registry: &Registry) -> Forebay {

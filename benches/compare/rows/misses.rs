@@ -262,12 +262,12 @@ async fn verify_miss(setup: &Setup, upstream: &Upstream, url: &str) {
     check(&upstream.at(&forebay), &upstream.digest).await;
 }
 
-async fn download(target: &Target) -> Download {
+pub async fn download(target: &Target) -> Download {
     last_of(1, target).await
 }
 
 /// Begins this many downloads together: the latest first byte and the latest end.
-async fn last_of(clients: usize, target: &Target) -> Download {
+pub async fn last_of(clients: usize, target: &Target) -> Download {
     let target = target.clone();
     apart(move || clear::downloads(&target, clients)).await
 }

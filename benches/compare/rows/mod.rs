@@ -20,6 +20,7 @@ mod held;
 mod manifests;
 mod misses;
 mod no_room;
+mod peers;
 mod pushes;
 mod start;
 
@@ -73,6 +74,11 @@ pub const CASES: &[Case] = &[
     Case { name: "miss-gigabit", run: |setup| misses::at_a_gigabit(setup).boxed_local() },
     Case { name: "miss-shared", run: |setup| misses::shared(setup).boxed_local() },
     Case { name: "miss-afar", run: |setup| misses::from_afar(setup).boxed_local() },
+    Case { name: "peer-blob-hit", run: |setup| peers::blob_hit(setup).boxed_local() },
+    Case { name: "peer-manifest-hit", run: |setup| manifests::in_a_cluster(setup).boxed_local() },
+    Case { name: "peer-miss-cold", run: |setup| peers::cold_miss(setup).boxed_local() },
+    Case { name: "peer-miss-warm", run: |setup| peers::warm_miss(setup).boxed_local() },
+    Case { name: "peer-shared", run: |setup| peers::shared(setup).boxed_local() },
     Case { name: "push-one", run: |setup| pushes::then_pulled(setup, 1, BLOB).boxed_local() },
     Case { name: "push-many", run: |setup| pushes::then_pulled(setup, 20, 5_000_000).boxed_local() },
     Case { name: "no-room-40", run: |setup| no_room::one_speed(setup).boxed_local() },

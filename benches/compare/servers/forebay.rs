@@ -28,6 +28,24 @@ pub struct Options<'a> {
     pub cache: Option<&'a Path>,
     /// The size of the cache; else forebay's default.
     pub max_size: Option<&'a str>,
+    /// Its port; else a free one.
+    pub port: Option<u16>,
+    /// The ports of the peers; none: it is in no cluster.
+    pub peers: &'a [u16],
+}
+
+/// The key of all clusters.
+const CLUSTER_KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// The section of a cluster. A forebay that is not among the peers asks them, and is asked by none.
+fn cluster(peers: &[u16], own: u16) -> String {
+    let url = |port: &u16| format!("\"http://127.0.0.1:{port}\"");
+    if peers.is_empty() {
+        return String::new();
+    }
+    let urls = peers.iter().map(url).collect::<Vec<_>>().join(", ");
+    let advertise = if peers.contains(&own) { format!("advertise = {}\n", url(&own)) } else { String::new() };
+    format!("[cluster]\npeers = [{urls}]\n{advertise}key_file = \"cluster.key\"\n")
 }
 
 pub struct Forebay {
@@ -54,7 +72,8 @@ impl Forebay {
 
     /// A forebay that was just started, and may not be ready.
     pub fn spawn(program: &Path, upstream: &str, options: Options<'_>) -> Self {
-        let (folder, port, admin) = (folder("forebay"), free_port(), free_port());
+        let (folder, admin) = (folder("forebay"), free_port());
+        let port = options.port.unwrap_or_else(free_port);
         let cache = options.cache.map_or_else(|| folder.path().join("cache"), Path::to_owned);
         let tls = options.tls.map_or_else(String::new, |identity| {
             let (certificate, key) = (identity.certificate.display(), identity.key.display());
@@ -64,10 +83,12 @@ impl Forebay {
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:{port}\"]\n{tls}[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
              [cache]\ndirectory = \"{}\"\nmin_free = \"0 B\"\ntag_ttl = \"1h\"\n{size}\
-             [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\npush = {}\n",
+             [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\npush = {}\n{}",
             cache.display(),
             options.push,
+            cluster(options.peers, port),
         );
+        write(&folder.path().join("cluster.key"), CLUSTER_KEY);
         let file = folder.path().join("forebay.toml");
         write(&file, &text);
         let mut command = program::clean(program);
