@@ -116,6 +116,7 @@ fn directory() -> TempDir {
         ("hub.password", "secret\n".to_owned()),
         ("config.json", r#"{"auths":{"harbor.lan:8443":{"auth":"dXNlcjpzZWNyZXQ="}}}"#.to_owned()),
         ("push.key", "0123456789abcdef0123456789abcdef".to_owned()),
+        ("cluster.key", "0123456789abcdef0123456789abcdef".to_owned()),
     ] {
         fs::write(directory.path().join(name), content).unwrap();
     }
@@ -237,7 +238,6 @@ fn the_defaults_of_the_document_are_those_of_the_program() {
             let upstream = "[[upstream]]\nname = \"a.example\"\n".to_owned();
             (upstream.clone(), format!("{upstream}{name} = {default}\n"))
         } else if section == "cluster" {
-            fs::write(directory.path().join("cluster.key"), "0123456789abcdef0123456789abcdef").unwrap();
             let cluster = "[cluster]\npeers = [\"http://a:1\"]\nkey_file = \"cluster.key\"\n".to_owned();
             (cluster.clone(), format!("{cluster}{name} = {default}\n"))
         } else {
