@@ -1,7 +1,7 @@
 //! The forebays of a cluster: which there are, which of them owns what, and how they know one another.
 //!
 //! A forebay asks the *owner* of a key before it asks the registry, so that the registry sends everything once. The key of
-//! a blob is its digest; that of manifests, tags and lists is the repository. See docs/decisions/0035-peers.md.
+//! a blob is its digest; that of manifests and tags is the repository. See docs/decisions/0035-peers.md.
 //!
 //! What must hold: all members that see the same peers name the same owner; a request counts as a peer's only with a
 //! [`Proof`] that was made with the key of the cluster, for just this request, and not used before.

@@ -25,7 +25,7 @@ pub struct Config {
     pub server_name: Option<Arc<str>>,
     /// The file of the CAs that sign the certificates of peers, beside those of the system.
     pub ca: Option<PathBuf>,
-    /// How long a peer may take to answer a PING, and four times what it may take to accept a connection.
+    /// How long a peer may take to answer a PING; to accept a connection, a quarter of that.
     pub timeout: Duration,
 }
 

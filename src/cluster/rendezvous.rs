@@ -15,7 +15,7 @@ use crate::oci;
 pub(crate) enum Key {
     /// A blob, whatever upstream and repository it is requested of.
     Blob(oci::Digest),
-    /// The manifests, tags and lists of a repository of an upstream.
+    /// The manifests and tags of a repository of an upstream.
     Repository(oci::Repository),
 }
 
