@@ -95,7 +95,7 @@ impl Plan<'_> {
                 self.redirect(&tier, served);
                 Some(1.0)
             }
-            Design::Redirects { is_warm: true, .. } => Some(self.from_store()),
+            Design::Redirects { is_warm: true, .. } => Some(self.redirected()),
             Design::Restored { count } => Some(self.restored(count)),
             Design::NodesAskOwners { count, sharing } => {
                 // Relays are members: those who are none ask the owner.
@@ -103,7 +103,7 @@ impl Plan<'_> {
                 let tier = self.forebays(count, sharing);
                 let nodes = self.nodes as f64;
                 let sender = |blob| (vec![tier.first[blob]], tier.of_owners(blob, nodes));
-                self.to_nodes(nodes, Origin::Machine, 0.0, sender);
+                self.reach_nodes(nodes, Origin::Machine, 0.0, sender);
                 Some(1.0)
             }
             Design::AllNodes { sharing } => {
@@ -130,13 +130,13 @@ impl Plan<'_> {
 
     fn no_mirror(&mut self) -> f64 {
         let (nodes, site) = (self.nodes as f64, self.net.line(self.world.site));
-        self.to_nodes(nodes, Origin::Registry, self.world.connection, |_| (Vec::new(), vec![(site, nodes)]));
+        self.reach_nodes(nodes, Origin::Registry, self.world.connection, |_| (Vec::new(), vec![(site, nodes)]));
         nodes
     }
 
     /// Nodes get from the store what is not too small for a redirect.
-    fn from_store(&mut self) -> f64 {
-        self.to_nodes(self.nodes as f64, Origin::Store, self.world.store, |_| (Vec::new(), Vec::new()));
+    fn redirected(&mut self) -> f64 {
+        self.reach_nodes(self.nodes as f64, Origin::Store, self.world.store, |_| (Vec::new(), Vec::new()));
         for (flow, blob) in self.net.flows.iter_mut().zip(&self.content.0) {
             if !blob.is_redirected() {
                 flow.origin = Origin::Machine;
@@ -205,12 +205,12 @@ impl Plan<'_> {
         let nodes = self.nodes as f64 / members;
         for group in &tier.groups {
             let sends = group.sends;
-            self.to_nodes(nodes * group.count, origin, 0.0, |blob| (vec![group.gets[blob]], vec![(sends, nodes)]));
+            self.reach_nodes(nodes * group.count, origin, 0.0, |blob| (vec![group.gets[blob]], vec![(sends, nodes)]));
         }
     }
 
     /// All blobs flow to nodes that are alike. `most`: over one connection; 0: no bound.
-    fn to_nodes(
+    fn reach_nodes(
         &mut self,
         receivers: f64,
         origin: Origin,
