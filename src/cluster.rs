@@ -23,7 +23,7 @@ mod report;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 pub use self::{
     authority::{Authority, NoAuthority},
@@ -123,5 +123,24 @@ impl Cluster {
     /// Whether a request that came to the address `local` is a peer's. `parts.target` is what the header says.
     pub(crate) fn is_proven(&self, header: &HeaderValue, parts: &ProofParts<'_>, local: SocketAddr) -> bool {
         self.0.membership.is_own(parts.target, local) && Proof::check(header, &self.0.key, parts, &self.0.nonces)
+    }
+
+    /// Confirms to a peer that its request with the proof `sent` was taken for one, and proves the response.
+    /// `is_own_error`: as in [`Confirmation`].
+    pub(crate) fn confirm(&self, sent: &HeaderValue, is_own_error: bool, status: StatusCode, headers: &mut HeaderMap) {
+        let confirmation = Confirmation { zone: self.0.zone.as_deref(), is_own_error };
+        if let Some(header) = confirmation.make(&self.0.key, sent, status, headers) {
+            headers.insert(HEADER, header);
+        }
+    }
+
+    /// What a peer confirms in its response to the request with the proof `sent`; `None`: nothing.
+    pub(crate) fn confirmed<'a>(
+        &self,
+        sent: &HeaderValue,
+        status: StatusCode,
+        headers: &'a HeaderMap,
+    ) -> Option<Confirmation<'a>> {
+        Confirmation::check(&self.0.key, sent, status, headers)
     }
 }

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use http::Method;
 
 use super::{
-    Cluster, Confirmation, Member,
+    Cluster, Member,
     peer::{Death, Peer},
     proof::{HEADER, ProofParts},
 };
@@ -42,10 +42,10 @@ impl Cluster {
         let (method, target) = (Method::GET, peer.authority().host_and_port());
         let parts = ProofParts { method: &method, path_and_query: PATH, authorization: None, target };
         let Some(proof) = self.prove(&parts) else { return };
-        let sent =
-            peer.client().request(method.clone(), url).header(HEADER, proof.into_header()).timeout(TIMEOUT).send();
+        let proof = proof.into_header();
+        let sent = peer.client().request(method.clone(), url).header(HEADER, &proof).timeout(TIMEOUT).send();
         match sent.await {
-            Ok(response) => match response.headers().get(HEADER).and_then(Confirmation::parse) {
+            Ok(response) => match self.confirmed(&proof, response.status(), response.headers()) {
                 Some(confirmed) => peer.answered(confirmed.zone),
                 None => peer.died(Death::NoProof, &response.status()),
             },

@@ -78,6 +78,11 @@ impl Proof {
     }
 }
 
+/// The nonce of a header.
+pub(super) fn nonce(header: &HeaderValue) -> Option<Nonce> {
+    Claim::parse(header).map(|claim| claim.nonce)
+}
+
 /// What a header says.
 struct Claim<'a> {
     time: u64,

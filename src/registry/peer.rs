@@ -4,10 +4,10 @@
 //! upstream with `access = "client"` only what the client whose credentials it passes on may have. See
 //! docs/decisions/0035-peers.md.
 
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 
 use super::{exchange::Exchange, service::Service};
-use crate::cluster::{self, Cluster, Confirmation, Proof, ProofParts};
+use crate::cluster::{self, Cluster, Proof, ProofParts};
 
 impl Service {
     /// Whether a request that is said to be a peer's is one; `None`: it is not said to be.
@@ -35,8 +35,9 @@ impl Service {
 
     /// Confirms to a peer that its request was taken for one.
     /// `is_own_error`: the response is an error of this forebay, and says nothing of what the registry would answer.
-    pub(super) fn confirm_peer(&self, headers: &mut HeaderMap, is_own_error: bool) {
-        let zone = self.cluster.as_ref().and_then(Cluster::zone).map(|zone| &**zone);
-        headers.extend(Confirmation { zone, is_own_error }.to_header().map(|header| (cluster::HEADER, header)));
+    pub(super) fn confirm_peer<B>(&self, request: &HeaderMap, response: &mut Response<B>, is_own_error: bool) {
+        let (Some(cluster), Some(proof)) = (&self.cluster, request.get(cluster::HEADER)) else { return };
+        let status = response.status();
+        cluster.confirm(proof, is_own_error, status, response.headers_mut());
     }
 }

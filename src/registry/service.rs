@@ -143,7 +143,7 @@ impl Handle for Service {
         }
         response::common(response.headers_mut(), record.id.header(), self.instance.via(), namespace.as_deref());
         if by_peer {
-            self.confirm_peer(response.headers_mut(), is_own_error);
+            self.confirm_peer(&head.headers, &mut response, is_own_error);
         }
         set_policy(&mut response);
         record.namespace = match record.failure {

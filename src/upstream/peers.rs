@@ -22,7 +22,7 @@ use super::{
     state::UpstreamState,
 };
 use crate::{
-    cluster::{self, Cluster, Confirmation, Death, Key, Peer, PeerResult, ProofParts},
+    cluster::{self, Cluster, Death, Key, Peer, PeerResult, ProofParts},
     error_chain::ErrorChain,
     oci::query,
 };
@@ -84,6 +84,7 @@ impl UpstreamState {
         };
         let url = self.url_at_peer(endpoint, request)?;
         let headers = self.headers_for_peer(cluster, peer, &url, request)?;
+        let proof = headers.get(cluster::HEADER).cloned();
         let sent = peer.client().request(request.method.clone(), url.clone()).headers(headers).send();
         let answered = tokio::select! {
             answered = tokio::time::timeout(self.peer_timeout(), sent) => answered,
@@ -109,7 +110,8 @@ impl UpstreamState {
                 return Err(Error::timed_out("asking the peer", &url, self.peer_timeout()));
             }
         };
-        let Some(confirmed) = response.headers().get(cluster::HEADER).and_then(Confirmation::parse) else {
+        let confirmed = proof.and_then(|proof| cluster.confirmed(&proof, response.status(), response.headers()));
+        let Some(confirmed) = confirmed else {
             // The peer may be well: something between both may have answered.
             cluster.check_peer(peer).await;
             self.metrics().peer_request(peer.place(), PeerResult::Refused);
