@@ -36,7 +36,7 @@ use crate::{
         BlobCache, CacheContext, DiskStore, Exports, ImageVerification, Images, Imports, Inventory, Lists,
         ManifestCache, Pins, Removal, Scrub,
     },
-    cluster::{PeerPlace, PeerResult},
+    cluster::{PeerPlace, PeerResult, RefusedProof},
     config::{Config, Loaded},
     history::{History, Readers},
     metrics::Metrics,
@@ -226,7 +226,7 @@ impl App {
             tokio::join!(store.scan_then(move || pins_of_start.begin()), held);
         });
         if let Some(cluster) = cluster {
-            metrics.in_cluster::<PeerPlace, PeerResult>();
+            metrics.in_cluster::<PeerPlace, PeerResult, RefusedProof>();
             let over = end.clone();
             tasks.spawn(async move {
                 over.run_until_cancelled(cluster.watch()).await;

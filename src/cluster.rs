@@ -18,6 +18,7 @@ mod membership;
 mod nonces;
 mod peer;
 mod proof;
+mod refused_proof;
 mod rendezvous;
 mod report;
 
@@ -36,6 +37,7 @@ pub(crate) use self::{
     labels::{PeerPlace, PeerResult},
     peer::{Death, Peer},
     proof::{HEADER, Proof, ProofParts},
+    refused_proof::RefusedProof,
     rendezvous::{Key, order},
     report::MemberReport,
 };
@@ -120,9 +122,15 @@ impl Cluster {
         Proof::make(&self.0.key, parts)
     }
 
-    /// Whether a request that came to the address `local` is a peer's. `parts.target` is what the header says.
-    pub(crate) fn is_proven(&self, header: &HeaderValue, parts: &ProofParts<'_>, local: SocketAddr) -> bool {
-        self.0.membership.is_own(parts.target, local) && Proof::check(header, &self.0.key, parts, &self.0.nonces)
+    /// Checks that a request that came to the address `local` is a peer's. `parts.target` is what the header says.
+    pub(crate) fn check_proof(
+        &self,
+        header: &HeaderValue,
+        parts: &ProofParts<'_>,
+        local: SocketAddr,
+    ) -> Result<(), RefusedProof> {
+        let is_own = self.0.membership.is_own(parts.target, local);
+        Proof::check(header, &self.0.key, parts, is_own, &self.0.nonces)
     }
 
     /// Confirms to a peer that its request with the proof `sent` was taken for one, and proves the response.

@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue};
 use super::{
     key::ClusterKey,
     nonces::{MAX_SKEW, NONCE_LEN, Nonce, Nonces},
+    refused_proof::RefusedProof,
 };
 
 /// The name of the header.
@@ -51,25 +52,39 @@ impl Proof {
         self.0
     }
 
-    /// Whether the header is a proof for a request of these parts. `parts.target` is the `to` of the header.
-    pub(super) fn check(header: &HeaderValue, key: &ClusterKey, parts: &ProofParts<'_>, nonces: &Nonces) -> bool {
-        Self::check_at(header, key, parts, nonces, SystemTime::now())
+    /// Checks that the header is a proof for a request of these parts. `parts.target` is the `to` of the header; `is_own`:
+    /// whether that is this forebay.
+    pub(super) fn check(
+        header: &HeaderValue,
+        key: &ClusterKey,
+        parts: &ProofParts<'_>,
+        is_own: bool,
+        nonces: &Nonces,
+    ) -> Result<(), RefusedProof> {
+        Self::check_at(header, key, parts, is_own, nonces, SystemTime::now())
     }
 
+    /// The key comes first: what else is wrong is told only of those that have it. The nonce comes last, so that nothing but
+    /// proofs takes room.
     fn check_at(
         header: &HeaderValue,
         key: &ClusterKey,
         parts: &ProofParts<'_>,
+        is_own: bool,
         nonces: &Nonces,
         now: SystemTime,
-    ) -> bool {
-        let Some(claim) = Claim::parse(header) else { return false };
-        let Some(now) = seconds(now) else { return false };
-        let fits = claim.target == parts.target
-            && claim.time.abs_diff(now) <= MAX_SKEW.as_secs()
-            && hmac::verify(key.proofs(), &message(parts, claim.time, &claim.nonce), &claim.code).is_ok();
-        // Last, so that nothing but proofs takes room.
-        fits && nonces.is_new(claim.nonce, claim.time, now)
+    ) -> Result<(), RefusedProof> {
+        let claim = Claim::parse(header).ok_or(RefusedProof::Form)?;
+        let now = seconds(now).ok_or(RefusedProof::Form)?;
+        let message = message(parts, claim.time, &claim.nonce);
+        hmac::verify(key.proofs(), &message, &claim.code).map_err(|_| RefusedProof::Key)?;
+        if claim.target != parts.target || !is_own {
+            return Err(RefusedProof::Target);
+        }
+        if claim.time.abs_diff(now) > MAX_SKEW.as_secs() {
+            return Err(RefusedProof::Clock { skew_seconds: claim.time.wrapping_sub(now).cast_signed() });
+        }
+        nonces.note(claim.nonce, claim.time, now)
     }
 
     /// The peer that the request of a header is for, by its own words.
@@ -152,10 +167,11 @@ mod tests {
         let parts = parts(&Method::GET);
         let header = Proof::make(&key, &parts).unwrap().into_header();
         assert_eq!(Proof::target(&header), Some("node2:5000"));
-        assert!(Proof::check(&header, &key, &parts, &nonces));
-        assert!(!Proof::check(&header, &key, &parts, &nonces), "a second time");
+        assert_eq!(Proof::check(&header, &key, &parts, true, &nonces), Ok(()));
+        assert_eq!(Proof::check(&header, &key, &parts, true, &nonces), Err(RefusedProof::Replayed), "a second time");
         let other = Proof::make(&key, &parts).unwrap().into_header();
-        assert!(Proof::check(&other, &key, &parts, &nonces));
+        assert_eq!(Proof::check(&other, &key, &parts, false, &nonces), Err(RefusedProof::Target));
+        assert_eq!(Proof::check(&other, &key, &parts, true, &nonces), Ok(()), "it was not used up");
     }
 
     #[test]
@@ -171,9 +187,10 @@ mod tests {
             ("credentials", &own, ProofParts { authorization: Some(&header), ..get }),
             ("target", &own, ProofParts { target: "node3:5000", ..get }),
         ] {
-            assert!(!Proof::check(&proof, key, &parts, &Nonces::default()), "{what}");
+            let checked = Proof::check(&proof, key, &parts, true, &Nonces::default());
+            assert_eq!(checked, Err(RefusedProof::Key), "{what}");
         }
-        assert!(Proof::check(&proof, &own, &get, &Nonces::default()));
+        assert_eq!(Proof::check(&proof, &own, &get, true, &Nonces::default()), Ok(()));
     }
 
     #[test]
@@ -181,14 +198,25 @@ mod tests {
         let (key, parts) = (key(KEY), parts(&Method::GET));
         let proof = Proof::make(&key, &parts).unwrap().into_header();
         let now = SystemTime::now();
-        for (at, is_good) in [
-            (now, true),
-            (now + MAX_SKEW / 2, true),
-            (now - MAX_SKEW / 2, true),
-            (now + MAX_SKEW * 2, false),
-            (now - MAX_SKEW * 2, false),
+        let skew = |checked: Result<(), RefusedProof>| match checked {
+            Ok(()) => None,
+            Err(RefusedProof::Clock { skew_seconds }) => Some(skew_seconds),
+            Err(other) => panic!("{other:?}"),
+        };
+        for (at, expected) in [
+            (now, None),
+            (now + MAX_SKEW / 2, None),
+            (now - MAX_SKEW / 2, None),
+            (now + MAX_SKEW * 2, Some(-120)),
+            (now - MAX_SKEW * 2, Some(120)),
         ] {
-            assert_eq!(Proof::check_at(&proof, &key, &parts, &Nonces::default(), at), is_good, "{at:?}");
+            let found = skew(Proof::check_at(&proof, &key, &parts, true, &Nonces::default(), at));
+            let is_near = match (found, expected) {
+                // A second may have begun since the proof was made.
+                (Some(found), Some(expected)) => (found - expected).abs() <= 1_i64,
+                (found, expected) => found == expected,
+            };
+            assert!(is_near, "{at:?}: {found:?}");
         }
     }
 
@@ -200,7 +228,8 @@ mod tests {
         let cut = &good[..good.len() - 1];
         for text in ["", "t=1", cut, &format!("{good}, x=1"), &good.replace("n=", "n=0"), &"x".repeat(10_000)] {
             let header = HeaderValue::try_from(text).unwrap();
-            assert!(!Proof::check(&header, &key, &parts, &Nonces::default()), "{text}");
+            let checked = Proof::check(&header, &key, &parts, true, &Nonces::default());
+            assert_eq!(checked, Err(RefusedProof::Form), "{text}");
         }
     }
 }

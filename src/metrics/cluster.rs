@@ -4,13 +4,21 @@ use super::{Metrics, labels::Label};
 
 impl Metrics {
     /// This forebay is in a cluster. Series with alerts begin at 0.
-    pub fn in_cluster<Place: Label, Outcome: Label>(&self) {
+    pub fn in_cluster<Place: Label, Outcome: Label, Reason: Label>(&self) {
+        for reason in Reason::ALL {
+            self.0.families.cluster.refused_proofs.with_label_values(&[reason.as_str()]);
+        }
         for zone in Place::ALL {
             for result in Outcome::ALL {
                 self.0.families.cluster.requests.with_label_values(&[zone.as_str(), result.as_str()]);
             }
             self.0.families.cluster.received_bytes.with_label_values(&[zone.as_str()]);
         }
+    }
+
+    /// A request that was said to be a peer's was not taken for that.
+    pub fn peer_proof_refused(&self, reason: impl Label) {
+        self.0.families.cluster.refused_proofs.with_label_values(&[reason.as_str()]).inc();
     }
 
     /// A peer at this place was asked.

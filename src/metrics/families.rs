@@ -194,6 +194,7 @@ impl UpstreamFamilies {
 
 /// Requests to the peers of a cluster.
 pub(super) struct ClusterFamilies {
+    pub refused_proofs: IntCounterVec,
     pub requests: IntCounterVec,
     pub received_bytes: IntCounterVec,
 }
@@ -201,6 +202,12 @@ pub(super) struct ClusterFamilies {
 impl ClusterFamilies {
     fn register(r: &Registry) -> Result<Self, Error> {
         Ok(Self {
+            refused_proofs: counters(
+                r,
+                "forebay_peer_proofs_refused_total",
+                "Requests that were said to be peers', and were not taken for that, by the reason.",
+                &["reason"],
+            )?,
             requests: counters(
                 r,
                 "forebay_peer_requests_total",

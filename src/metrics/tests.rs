@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     auth::LoginFailure,
     cache::{DownloadResult, ObjectKind, Outcome},
-    cluster::{PeerPlace, PeerResult},
+    cluster::{PeerPlace, PeerResult, RefusedProof},
     rule::RuleResult,
     transport::HandshakeFailure,
     upstream::{FailureCause, RateKey, TokenResult},
@@ -54,7 +54,7 @@ fn everything() -> Metrics {
     metrics.certificate_expiry(9);
     metrics.stall("read");
     metrics.rule_held("docker.io/*", RuleResult::Denied);
-    metrics.in_cluster::<PeerPlace, PeerResult>();
+    metrics.in_cluster::<PeerPlace, PeerResult, RefusedProof>();
     metrics.peer_request(PeerPlace::SameZone, PeerResult::Answered);
     metrics.peer_received(PeerPlace::OtherZone, 10);
     drop(metrics.circuit_opened("docker.io"));

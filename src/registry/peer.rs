@@ -7,22 +7,26 @@
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 
 use super::{exchange::Exchange, service::Service};
-use crate::cluster::{self, Cluster, Proof, ProofParts};
+use crate::cluster::{self, Cluster, Proof, ProofParts, RefusedProof};
 
 impl Service {
     /// Whether a request that is said to be a peer's is one; `None`: it is not said to be.
-    pub(super) fn claim_of_peer(&self, exchange: &Exchange<'_>) -> Option<bool> {
+    pub(super) fn claim_of_peer(&self, exchange: &Exchange<'_>) -> Option<Result<(), RefusedProof>> {
         let (cluster, proof) = (self.cluster.as_ref()?, exchange.head.headers.get(cluster::HEADER)?);
-        Some(Self::is_proven(cluster, proof, exchange))
+        let claim = Self::check_proof(cluster, proof, exchange);
+        if let Err(refused) = claim {
+            self.refusals.proof_refused(exchange.connection.peer, refused);
+        }
+        Some(claim)
     }
 
-    fn is_proven(cluster: &Cluster, proof: &HeaderValue, exchange: &Exchange<'_>) -> bool {
+    fn check_proof(cluster: &Cluster, proof: &HeaderValue, exchange: &Exchange<'_>) -> Result<(), RefusedProof> {
         let head = exchange.head;
         if !matches!(head.method, Method::GET | Method::HEAD) {
-            return false;
+            return Err(RefusedProof::Form);
         }
         let (Some(target), Some(path_and_query)) = (Proof::target(proof), head.uri.path_and_query()) else {
-            return false;
+            return Err(RefusedProof::Form);
         };
         let parts = ProofParts {
             method: &head.method,
@@ -30,7 +34,7 @@ impl Service {
             authorization: head.headers.get(header::AUTHORIZATION),
             target,
         };
-        cluster.is_proven(proof, &parts, exchange.connection.local)
+        cluster.check_proof(proof, &parts, exchange.connection.local)
     }
 
     /// Confirms to a peer that its request was taken for one.

@@ -1,5 +1,5 @@
-//! What the log and the metrics say of requests that forebay refuses: wrong credentials, and upstreams that are not
-//! configured.
+//! What the log and the metrics say of requests that forebay refuses: wrong credentials, wrong proofs of members, and
+//! upstreams that are not configured.
 //!
 //! What must hold: one client, or one name, gets one line per interval; memory and lines are bounded. No line has a
 //! password, or a user name, which may be a password in the wrong field.
@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use crate::{
     auth::LoginFailure,
+    cluster::RefusedProof,
     line_limit::{LINE_INTERVAL, LineLimit},
     metrics::{Label as _, Metrics},
     peer::PeerPrefix,
@@ -24,14 +25,15 @@ const MAX_NAME: usize = 255;
 
 pub(super) struct RefusalLog {
     logins: LineLimit<PeerPrefix>,
+    proofs: LineLimit<PeerPrefix>,
     unconfigured: LineLimit<String>,
     metrics: Metrics,
 }
 
 impl RefusalLog {
     pub(super) fn new(metrics: Metrics) -> Self {
-        let logins = LineLimit::new(LINE_INTERVAL, MAX_PEERS);
-        Self { logins, unconfigured: LineLimit::new(HOUR, MAX_NAMES), metrics }
+        let (logins, proofs) = (LineLimit::new(LINE_INTERVAL, MAX_PEERS), LineLimit::new(LINE_INTERVAL, MAX_PEERS));
+        Self { logins, proofs, unconfigured: LineLimit::new(HOUR, MAX_NAMES), metrics }
     }
 
     /// The credentials of a request were refused.
@@ -41,6 +43,19 @@ impl RefusalLog {
         match self.logins.admit(peer.ip().into()) {
             Some(left_out) => warn!(%peer, upstream, reason, left_out, "a login failed"),
             None => debug!(%peer, upstream, reason, "a login failed"),
+        }
+    }
+
+    /// A request was said to be one of the cluster's, and is not taken for one.
+    pub(super) fn proof_refused(&self, peer: SocketAddr, refused: RefusedProof) {
+        self.metrics.peer_proof_refused(refused);
+        if let Some(left_out) = self.proofs.admit(peer.ip().into()) {
+            let skew_seconds = match refused {
+                RefusedProof::Clock { skew_seconds } => Some(skew_seconds),
+                _ => None,
+            };
+            let (reason, advice) = (refused.as_str(), refused.advice());
+            warn!(%peer, reason, skew_seconds, left_out, "a member's request is not taken for one: {advice}");
         }
     }
 

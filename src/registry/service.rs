@@ -27,7 +27,7 @@ use super::{
 use crate::{
     auth::{AccessControl, PasswordAttempts},
     cache::{Outcome, Scrub, Source},
-    cluster::Cluster,
+    cluster::{Cluster, RefusedProof},
     error::{Asked, Cached, Error, ErrorKind},
     history::{History, Readers},
     metrics::{Label, Metrics},
@@ -203,8 +203,11 @@ impl Service {
     /// Runs the steps of a request, except the form of the response and the log.
     async fn run(&self, exchange: &mut Exchange<'_>) -> Result<Response<Body>, Error> {
         let claim = self.claim_of_peer(exchange);
-        exchange.by_peer = claim == Some(true);
+        exchange.by_peer = matches!(claim, Some(Ok(()) | Err(RefusedProof::Full)));
         exchange.record.by_peer = exchange.by_peer;
+        if claim == Some(Err(RefusedProof::Full)) {
+            return Err(ErrorKind::Busy.into());
+        }
         self.check_head(exchange)?;
         if let Some(resource) = self.page_resource(exchange) {
             exchange.record.is_of_client = false;
@@ -213,9 +216,9 @@ impl Service {
         let mut routed = self.route(exchange);
         if let Routed::To(Destination::Upstream(upstream, _)) = &mut routed {
             match claim {
-                Some(true) => *upstream = upstream.for_peer(),
+                Some(Ok(())) => *upstream = upstream.for_peer(),
                 // It may be a peer's all the same, which waits for the response.
-                Some(false) => *upstream = upstream.without_peers(),
+                Some(Err(_)) => *upstream = upstream.without_peers(),
                 None => {}
             }
         }
