@@ -5,6 +5,7 @@
 
 mod access;
 mod certificates;
+mod cluster;
 mod facts;
 mod listeners;
 mod rules;
@@ -48,6 +49,7 @@ pub fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
     found.extend(access::warnings(config, facts));
     found.extend(upstreams::warnings(config, facts));
     found.extend(rules::warnings(config));
+    found.extend(cluster::warnings(config, facts));
     found
 }
 

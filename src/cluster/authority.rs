@@ -33,7 +33,7 @@ impl Authority {
     }
 
     /// The address, where the host is one.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.host_and_port.parse().ok()
     }
 }

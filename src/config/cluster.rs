@@ -72,12 +72,8 @@ impl ClusterSection {
             }
             None => None,
         };
-        if let Some(own) = &advertise
-            && !has_dns
-            && !peers.contains(&Source::One(own.clone()))
-        {
-            let problem = format!("{own} is not in peers: all members have the same list, themselves in it");
-            return Err(document.error(&section.field("advertise"), problem));
+        if let Some(own) = &advertise {
+            check_advertise(own, &peers).map_err(|problem| document.error(&section.field("advertise"), problem))?;
         }
         if has_dns && server.tls.is_some() && server_name.is_none() {
             return Err(document.error(
@@ -107,6 +103,28 @@ impl ClusterSection {
             timeout,
         }))
     }
+}
+
+/// Checks that the member that this forebay says it is can be one of the peers.
+fn check_advertise(own: &Authority, peers: &[Source]) -> Result<(), String> {
+    let is_it = |peer: &Source| match peer {
+        Source::One(peer) => peer.host_and_port() == own.host_and_port(),
+        Source::Dns { port, .. } => own.address().is_some_and(|address| address.port() == *port),
+    };
+    if peers.iter().any(is_it) {
+        return Ok(());
+    }
+    let dns = peers.iter().find_map(|peer| match peer {
+        Source::One(_) => None,
+        Source::Dns { port, .. } => Some(port),
+    });
+    Err(match dns {
+        Some(port) => format!(
+            "{own} is no peer: those of a DNS name are addresses; leave it out, or write this machine's, like \
+             \"http://10.0.0.7:{port}\""
+        ),
+        None => format!("{own} is not in peers: all members have the same list, themselves in it"),
+    })
 }
 
 fn is_zone(text: &str) -> bool {

@@ -129,7 +129,9 @@ fn authorities(config: &Config) -> Vec<(Key, PathBuf, Vec<CertificateFacts>)> {
         let certificates = CertificateFacts::read_all(&path).ok()?;
         Some((key, path, certificates))
     };
-    of_clients.into_iter().chain(of_upstreams).filter_map(read).collect()
+    let of_cluster = config.cluster.as_ref().and_then(|cluster| cluster.ca.clone());
+    let of_cluster = of_cluster.map(|path| (Key::new("cluster").field("ca"), path));
+    of_clients.into_iter().chain(of_upstreams).chain(of_cluster).filter_map(read).collect()
 }
 
 fn secrets(config: &Config) -> Vec<(Key, PathBuf, u32)> {
@@ -138,6 +140,7 @@ fn secrets(config: &Config) -> Vec<(Key, PathBuf, u32)> {
     files.extend(tls.map(|tls| (Key::new("server.tls").field("key"), tls.key.as_path())));
     files.extend(config.access.htpasswd.as_deref().map(|path| (Key::new("access").field("htpasswd"), path)));
     files.extend(config.push.key_file.as_deref().map(|path| (Key::new("push").field("key_file"), path)));
+    files.extend(config.cluster.as_ref().map(|cluster| (Key::new("cluster").field("key_file"), &*cluster.key_file)));
     for (index, upstream) in config.upstreams.iter().enumerate() {
         match &upstream.credential {
             CredentialSource::Password { password_file, .. } => {

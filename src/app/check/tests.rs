@@ -293,3 +293,51 @@ fn a_helper_that_is_not_installed_is_warned_of() {
     let facts = Facts { missing_helpers: vec![(0, "ecr-login".to_owned())], ..facts() };
     assert_told(&config, &facts, &["upstream[0].credential_helper: docker-credential-ecr-login is not in PATH"]);
 }
+
+#[test]
+fn a_cluster_that_this_forebay_is_no_part_of_is_warned_of() {
+    let peers = |own: &str| format!("[cluster]\nkey_file = \"k\"\npeers = [\"{own}\", \"http://10.0.4.18:5000\"]\n");
+    let client = "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\n";
+    let dns = "[cluster]\nkey_file = \"k\"\npeers = [\"dns:forebay.lan:5000\"]\n";
+    let tls = "[server]\nclear_http = false\n[server.tls]\ncertificate = \"c\"\nkey = \"k\"\n";
+    for (text, listening, words) in [
+        (peers("http://10.0.4.17:5000"), "0.0.0.0:5000", &[][..]),
+        (peers("http://10.0.4.17:5000"), "", &[]),
+        (peers("http://10.0.4.99:5000"), "0.0.0.0:5000", &["cluster.peers: none is an address of this machine"]),
+        (peers("http://node1:5000"), "0.0.0.0:5000", &["cluster.peers: none is an address of this machine"]),
+        (
+            format!("{}advertise = \"http://node1:5000\"\n", peers("http://node1:5000")),
+            "127.0.0.1:5000",
+            &["cluster: no other machine reaches 127.0.0.1:5000", "server.listen"],
+        ),
+        (dns.to_owned(), "0.0.0.0:5000", &[]),
+        (dns.to_owned(), "127.0.0.1:5000", &["cluster: no other machine reaches 127.0.0.1:5000"]),
+        (
+            format!("{client}{dns}"),
+            "0.0.0.0:5000",
+            &["cluster.peers: a peer without TLS is not asked for images of a.b"],
+        ),
+        (format!("{client}{dns}server_name = \"forebay.lan\"\n"), "0.0.0.0:5000", &[]),
+        (
+            peers("https://10.0.4.17:5000"),
+            "0.0.0.0:5000",
+            &["cluster: the others reach this forebay over TLS", "add [server.tls]"],
+        ),
+        (
+            format!("{tls}{}", peers("http://10.0.4.17:5000")),
+            "0.0.0.0:5000",
+            &["cluster: the others reach this forebay over http", "clear_http"],
+        ),
+        (
+            "[cluster]\nkey_file = \"k\"\npeers = [\"http://10.0.4.17:5000\"]\n".to_owned(),
+            "0.0.0.0:5000",
+            &["cluster.peers: has this forebay alone"],
+        ),
+    ] {
+        let facts = Facts { listening: addresses(listening), ..facts() };
+        let cluster: Vec<String> =
+            told(&config(&text), &facts).into_iter().filter(|warning| warning.starts_with("cluster")).collect();
+        assert_eq!(cluster.len(), usize::from(!words.is_empty()), "{text}: {cluster:#?}");
+        assert!(words.iter().all(|word| cluster[0].contains(word)), "{text}: {cluster:#?}");
+    }
+}

@@ -78,6 +78,63 @@ const REFUSED: &[(&str, usize, &str, &str)] = &[
         "upstream[0].rule[0]",
         "sets no key beside match",
     ),
+    // A cluster.
+    ("[cluster]\nkey_file = \"k\"", 1, "cluster", "needs peers"),
+    ("[cluster]\npeers = [\"https://a:5000\"]", 1, "cluster", "needs key_file, a file that all members have"),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"a:5000\"]",
+        3,
+        "cluster.peers[0]",
+        "must be like \"dns:forebay.mirror.svc:5000\"",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"https://a:5000\", \"https://b:5000\"]\nadvertise = \"a:5000\"",
+        4,
+        "cluster.advertise",
+        "must be like \"https://node2:5000\"",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"https://a:5000\", \"https://b:5000\"]\nadvertise = \"https://c:5000\"",
+        4,
+        "cluster.advertise",
+        "https://c:5000 is not in peers",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"dns:forebay.lan:5000\"]\nadvertise = \"http://mirror1.lan:5000\"",
+        4,
+        "cluster.advertise",
+        "write this machine's, like \"http://10.0.0.7:5000\"",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"dns:forebay.lan:5000\"]\nadvertise = \"http://10.0.0.7:5001\"",
+        4,
+        "cluster.advertise",
+        "http://10.0.0.7:5001 is no peer",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"dns:forebay.lan:5000\"]\n[server.tls]\ncertificate = \"c\"\nkey = \"k\"",
+        1,
+        "cluster",
+        "needs server_name",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"https://a:5000\", \"https://b:5000\"]\nzone = \"eu west\"",
+        4,
+        "cluster.zone",
+        "must be 1 to 64 letters, digits",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"https://a:5000\", \"https://b:5000\"]\nserver_name = \"a b\"",
+        4,
+        "cluster.server_name",
+        "must be the name in the peers' certificates",
+    ),
+    (
+        "[cluster]\nkey_file = \"k\"\npeers = [\"https://a:5000\", \"https://b:5000\"]\ntimeout = \"10ms\"",
+        4,
+        "cluster.timeout",
+        "must be from 100ms to 1m",
+    ),
     // What makes no sense by itself.
     ("state_directory = \"\"", 1, "state_directory", "must not be empty"),
     ("state_directory = \"/cache/keys\"", 1, "state_directory", "must not be in the cache directory"),
