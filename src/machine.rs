@@ -36,6 +36,14 @@ impl Machine {
     }
 }
 
+/// Whether an address is one of this machine's, of whichever interface: only to such a one can a socket be bound. `None`: the
+/// kernel binds to any (`ip_nonlocal_bind`), or does not have the family.
+pub fn is_own_address(address: IpAddr) -> Option<bool> {
+    let binds = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+    let far = FAR.into_iter().find(|far| far.is_ipv4() == address.is_ipv4())?;
+    if binds(far) { None } else { Some(binds(address)) }
+}
+
 fn source_of_route(far: IpAddr) -> Option<IpAddr> {
     let any: SocketAddr = match far {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -50,6 +58,14 @@ fn source_of_route(far: IpAddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_addresses_of_this_machine_are_its_own() {
+        for (address, expected) in [("127.0.0.1", true), ("127.9.9.9", true), ("198.51.100.7", false)] {
+            let found = is_own_address(address.parse().unwrap());
+            assert!(found.is_none_or(|found| found == expected), "{address}: {found:?}");
+        }
+    }
 
     #[test]
     fn a_wildcard_is_reached_at_the_machines_address() {

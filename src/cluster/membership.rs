@@ -6,8 +6,12 @@
 use std::{
     collections::{BTreeSet, HashMap},
     convert::Infallible,
+    io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,15 +21,17 @@ use parking_lot::Mutex;
 use super::{
     authority::Authority,
     config::{Config, Source},
-    lookup::lookup,
+    lookup::{LookupLog, lookup},
     peer::{NoClient, Peer, PeerClients},
 };
-use crate::machine::Machine;
+use crate::machine::{Machine, is_own_address};
 
 /// How often DNS names are looked up.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// How many members a cluster may have: more are left out, those with the greatest names.
 const MAX_MEMBERS: usize = 1024;
+/// How many names of members that joined, or left, a line of the log has.
+const MAX_TOLD: usize = 16;
 
 /// One member.
 #[derive(Clone, Debug)]
@@ -57,6 +63,31 @@ pub(crate) struct Members {
     pub all: Vec<Member>,
 }
 
+impl Members {
+    /// Whether this forebay is one of them.
+    pub(crate) fn has_this(&self) -> bool {
+        self.all.iter().any(|member| matches!(member, Member::This(_)))
+    }
+
+    fn log_changes(&self, new: &Self) {
+        let names = |members: &Self| members.all.iter().map(|member| member.name().to_owned()).collect::<BTreeSet<_>>();
+        let (before, after) = (names(self), names(new));
+        let (joined, left) = (some_of(after.difference(&before)), some_of(before.difference(&after)));
+        let (members, is_member) = (new.all.len(), new.has_this());
+        tracing::info!(members, is_member, joined, left, "the members of the cluster");
+    }
+}
+
+/// The first names, and how many more there are.
+fn some_of<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    let told = names[..names.len().min(MAX_TOLD)].join(" ");
+    match names.len() - names.len().min(MAX_TOLD) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
+}
+
 /// Which members there are. DNS may change that.
 pub(crate) struct Membership {
     sources: Vec<Source>,
@@ -67,6 +98,9 @@ pub(crate) struct Membership {
     members: ArcSwap<Members>,
     /// What each DNS name said last, by its place in `sources`.
     found: Mutex<HashMap<usize, BTreeSet<SocketAddr>>>,
+    /// Whether the members are to be built anew from that.
+    is_stale: AtomicBool,
+    log: LookupLog,
 }
 
 /// By what this forebay knows itself among the members.
@@ -79,7 +113,8 @@ struct Own {
 impl Own {
     fn is(&self, authority: &Authority) -> bool {
         match (&self.advertise, authority.address()) {
-            (Some(own), _) => own == authority,
+            // The scheme of those that DNS lists is a guess.
+            (Some(own), _) => own.host_and_port() == authority.host_and_port(),
             (None, Some(address)) => self.listeners.iter().any(|listener| self.is_reached(*listener, address)),
             (None, None) => false,
         }
@@ -89,7 +124,10 @@ impl Own {
     fn is_reached(&self, listener: SocketAddr, address: SocketAddr) -> bool {
         let ip = listener.ip().to_canonical();
         listener.port() == address.port()
-            && if ip.is_unspecified() { self.machine.has(address.ip()) } else { ip == address.ip().to_canonical() }
+            && match ip.is_unspecified() {
+                true => is_own_address(address.ip()).unwrap_or_else(|| self.machine.has(address.ip())),
+                false => ip == address.ip().to_canonical(),
+            }
     }
 }
 
@@ -101,7 +139,8 @@ impl Membership {
         let (members, found) = (ArcSwap::default(), Mutex::default());
         // Certificates have a name where there is TLS.
         let is_tls = config.server_name.is_some();
-        let membership = Self { sources, own, is_tls, clients, members, found };
+        let (is_stale, log) = (AtomicBool::new(false), LookupLog::default());
+        let membership = Self { sources, own, is_tls, clients, members, found, is_stale, log };
         membership.renew()?;
         Ok(membership)
     }
@@ -127,32 +166,48 @@ impl Membership {
     /// Looks the DNS names up, again and again.
     pub(super) async fn watch(&self) -> Infallible {
         loop {
-            let mut is_changed = false;
-            for (place, source) in self.sources.iter().enumerate() {
-                let Source::Dns { name, port, .. } = source else { continue };
-                match lookup(name, *port).await {
-                    Ok(addresses) => is_changed |= self.note(place, addresses),
-                    Err(error) => tracing::debug!(%name, %error, "the peers of a cluster cannot be looked up"),
-                }
-            }
-            if is_changed && let Err(error) = self.renew() {
-                tracing::error!(%error, "the cluster keeps its members: a new one has no usable name");
-            }
+            self.look_up(lookup).await;
             tokio::time::sleep(LOOKUP_INTERVAL).await;
         }
     }
 
-    /// Whether the name has other addresses than before. None at all is no answer.
-    fn note(&self, place: usize, addresses: BTreeSet<SocketAddr>) -> bool {
-        let mut found = self.found.lock();
-        if addresses.is_empty() || found.get(&place) == Some(&addresses) {
-            return false;
+    /// Looks each DNS name up once.
+    async fn look_up<F>(&self, lookup: impl Fn(Arc<str>, u16) -> F)
+    where
+        F: Future<Output = io::Result<BTreeSet<SocketAddr>>>,
+    {
+        for (place, source) in self.sources.iter().enumerate() {
+            let Source::Dns { name, port, .. } = source else { continue };
+            match lookup(name.clone(), *port).await {
+                // It would leave this forebay alone, and is more likely to be an error.
+                Ok(addresses) if addresses.is_empty() => {
+                    self.log.failed(name, &io::Error::other("DNS gives no address"));
+                }
+                Ok(addresses) => {
+                    self.log.answered(name);
+                    self.note(place, addresses);
+                }
+                Err(error) => self.log.failed(name, &error),
+            }
         }
-        found.insert(place, addresses);
-        true
+        if self.is_stale.load(Ordering::Relaxed) {
+            match self.renew() {
+                Ok(()) => self.is_stale.store(false, Ordering::Relaxed),
+                Err(error) => tracing::error!(%error, "the cluster keeps its members: a new one has no usable name"),
+            }
+        }
     }
 
-    /// Makes the members of what the file and DNS say.
+    /// Notes the addresses of a name.
+    fn note(&self, place: usize, addresses: BTreeSet<SocketAddr>) {
+        let mut found = self.found.lock();
+        if found.get(&place) != Some(&addresses) {
+            found.insert(place, addresses);
+            self.is_stale.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Builds the members from the file and from DNS.
     fn renew(&self) -> Result<(), NoClient> {
         let known: HashMap<Arc<str>, Arc<Peer>> = self
             .members()
@@ -172,10 +227,9 @@ impl Membership {
                 None => Member::Other(Arc::new(Peer::new(authority, &self.clients)?)),
             });
         }
-        let names: Vec<&str> = all.iter().map(Member::name).collect();
-        let is_member = all.iter().any(|member| matches!(member, Member::This(_)));
-        tracing::info!(members = names.join(" "), is_member, "the members of the cluster");
-        self.members.store(Arc::new(Members { all }));
+        let members = Members { all };
+        self.members().log_changes(&members);
+        self.members.store(Arc::new(members));
         Ok(())
     }
 
@@ -199,3 +253,6 @@ impl Membership {
         listed
     }
 }
+
+#[cfg(test)]
+mod tests;
