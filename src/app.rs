@@ -192,6 +192,7 @@ impl App {
                 inventory: inventory.clone(),
                 pins: pins.clone(),
                 warm_jobs: warm_jobs.clone(),
+                cluster: cluster.clone(),
             },
             tests: UpstreamTests::default(),
             history,

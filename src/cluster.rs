@@ -39,7 +39,7 @@ pub(crate) use self::{
     proof::{HEADER, Proof, ProofParts},
     refused_proof::RefusedProof,
     rendezvous::{Key, order},
-    report::MemberReport,
+    report::{Health, MemberReport},
 };
 use self::{
     membership::{Member, Membership},

@@ -33,7 +33,7 @@ const FIXED: [&str; 10] = [
     "download.complete",
 ];
 
-/// The sections that only a start changes, with all their keys.
+/// The section that only a start changes, with all its keys.
 const FIXED_SECTION: &str = "cluster.";
 
 /// Whether a key's new value takes effect at the next start only.
@@ -137,6 +137,23 @@ impl Fixed {
     }
 
     fn keep_cluster(&mut self, start: &Option<cluster::Config>, new: &mut Option<cluster::Config>) {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
+        if let (Some(start), Some(new)) = (start, &mut *new) {
+            let cluster::Config { peers, advertise, key_file, zone, server_name, ca, timeout } = new;
+            self.keep("cluster.peers", &start.peers, peers, |peers| list(peers));
+            self.keep("cluster.advertise", &start.advertise, advertise, |own| {
+                or_none(own.as_ref().map(ToString::to_string))
+            });
+            self.keep("cluster.key_file", &start.key_file, key_file, |path| path_text(path));
+            self.keep("cluster.zone", &start.zone, zone, |zone| or_none(zone.as_deref().map(str::to_owned)));
+            self.keep("cluster.server_name", &start.server_name, server_name, |name| {
+                or_none(name.as_deref().map(str::to_owned))
+            });
+            self.keep("cluster.ca", &start.ca, ca, |path| or_none(path.as_deref().map(path_text)));
+            self.keep("cluster.timeout", &start.timeout, timeout, duration);
+            return;
+        }
+        // There was no cluster, or there is to be none.
         self.keep("cluster.peers", start, new, |cluster| {
             cluster.as_ref().map_or_else(|| "none".to_owned(), |cluster| list(&cluster.peers))
         });
@@ -239,5 +256,31 @@ mod tests {
         (new.cache.complete, new.cache.prefetch) = (Complete::Never, 0);
         let (_, fixed) = keep_fixed(&start, new);
         assert_eq!(fixed.iter().map(|key| key.key).collect::<Vec<_>>(), FIXED);
+    }
+
+    #[test]
+    fn a_change_of_the_cluster_names_its_keys() {
+        let parse = |text: &str| {
+            let overrides = Overrides { cache_dir: Some("/cache".into()), ..Overrides::default() };
+            Config::parse(text, "/forebay.toml".as_ref(), overrides).unwrap()
+        };
+        let own = "[cluster]\npeers = [\"http://10.0.0.1:5000\"]\nkey_file = \"/key\"\n";
+        for (start, new, expected) in [
+            (own.to_owned(), own.to_owned(), &[][..]),
+            (own.to_owned(), format!("{own}timeout = \"2s\"\n"), &[("cluster.timeout", "1s", "2s")]),
+            (
+                format!("{own}zone = \"a\"\n"),
+                own.replace("10.0.0.1", "10.0.0.2"),
+                &[("cluster.peers", "http://10.0.0.1:5000", "http://10.0.0.2:5000"), ("cluster.zone", "a", "none")],
+            ),
+            (own.to_owned(), String::new(), &[("cluster.peers", "http://10.0.0.1:5000", "none")]),
+        ] {
+            let start = parse(&start);
+            let (kept, fixed) = keep_fixed(&start, parse(&new));
+            assert_eq!(kept.cluster, start.cluster, "{new}");
+            let told: Vec<_> =
+                fixed.iter().map(|fixed| (fixed.key, fixed.running.as_str(), fixed.configured.as_str())).collect();
+            assert_eq!(told, expected, "{new}");
+        }
     }
 }

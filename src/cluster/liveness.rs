@@ -24,6 +24,11 @@ impl Liveness {
         self.0.lock().dead_until.is_none_or(|until| until <= Instant::now())
     }
 
+    /// Whether it has not answered since it died. It may be asked again.
+    pub(super) fn is_down(&self) -> bool {
+        self.0.lock().is_down
+    }
+
     /// Notes that the peer did not answer; whether it had answered before.
     pub(super) fn died(&self) -> bool {
         let mut state = self.0.lock();
@@ -50,9 +55,9 @@ mod tests {
         assert!(liveness.died(), "told once");
         assert!(!liveness.died() && !liveness.is_alive());
         tokio::time::advance(DEAD_TIME).await;
-        assert!(liveness.is_alive(), "it is asked again");
+        assert!(liveness.is_alive() && liveness.is_down(), "it is asked again");
         assert!(!liveness.died() && !liveness.is_alive(), "it is still down: not told again");
-        assert!(liveness.answered() && liveness.is_alive());
+        assert!(liveness.answered() && liveness.is_alive() && !liveness.is_down());
         assert!(!liveness.answered() && liveness.died());
     }
 }

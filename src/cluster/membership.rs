@@ -149,6 +149,11 @@ impl Membership {
         self.members.load()
     }
 
+    /// Whether the last lookup of a DNS name failed.
+    pub(super) fn is_lookup_failing(&self) -> bool {
+        self.log.is_failing()
+    }
+
     pub(super) fn all(&self) -> Arc<Members> {
         self.members.load_full()
     }

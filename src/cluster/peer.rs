@@ -197,9 +197,14 @@ impl Peer {
         }
     }
 
-    /// Why it counts as dead, if it does.
+    /// Whether it did not answer when it was asked last.
+    pub(super) fn is_down(&self) -> bool {
+        self.liveness.is_down()
+    }
+
+    /// Why it did not answer, if it did not.
     pub(super) fn why(&self) -> Option<String> {
-        if self.is_alive() { None } else { self.why.load().as_deref().cloned() }
+        if self.is_down() { self.why.load().as_deref().cloned() } else { None }
     }
 
     /// Where it is, by its last response.

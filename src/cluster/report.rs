@@ -49,8 +49,9 @@ pub(crate) struct MemberReport {
     pub name: Arc<str>,
     /// It is this forebay.
     pub is_this: bool,
+    /// It answered when it was asked last, or was not asked yet.
     pub is_alive: bool,
-    /// Why it counts as dead.
+    /// Why it did not answer.
     pub why: Option<String>,
     pub zone: Option<String>,
     /// The part of all blobs that it owns while the members that are dead now own none: 0 to 1.
@@ -60,7 +61,34 @@ pub(crate) struct MemberReport {
     pub received: u64,
 }
 
+/// How the cluster is, in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Health {
+    /// How many members there are, this forebay among them if it is one.
+    pub members: usize,
+    pub is_member: bool,
+    /// Those that did not answer when they were asked last.
+    pub dead: Vec<Arc<str>>,
+    /// A DNS name does not tell the members.
+    pub is_lookup_failing: bool,
+}
+
 impl Cluster {
+    /// How it is, in short.
+    pub(crate) fn health(&self) -> Health {
+        let members = self.0.membership.members();
+        let dead = members.all.iter().filter_map(|member| match member {
+            Member::Other(peer) if peer.is_down() => Some(peer.name().clone()),
+            Member::Other(_) | Member::This(_) => None,
+        });
+        Health {
+            members: members.all.len(),
+            is_member: members.has_this(),
+            dead: dead.collect(),
+            is_lookup_failing: self.0.membership.is_lookup_failing(),
+        }
+    }
+
     /// All members, in the order of their names.
     pub(crate) fn report(&self) -> Vec<MemberReport> {
         let members = self.0.membership.all();
@@ -79,7 +107,7 @@ impl Cluster {
             Member::Other(peer) => MemberReport {
                 name: peer.name().clone(),
                 is_this: false,
-                is_alive: peer.is_alive(),
+                is_alive: !peer.is_down(),
                 why: peer.why(),
                 zone: peer.zone().map(|zone| zone.to_string()),
                 share: *share,

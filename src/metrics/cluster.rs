@@ -21,6 +21,15 @@ impl Metrics {
         self.0.families.cluster.refused_proofs.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// How many members there are, and whether this forebay is one.
+    pub fn cluster_members(&self, ok: usize, dead: usize, is_member: bool) {
+        let families = &self.0.families.cluster;
+        for (state, members) in [("ok", ok), ("dead", dead)] {
+            families.members.with_label_values(&[state]).set(members.try_into().unwrap_or(i64::MAX));
+        }
+        families.is_member.with_label_values::<&str>(&[]).set(i64::from(is_member));
+    }
+
     /// A peer at this place was asked.
     pub fn peer_request(&self, zone: impl Label, result: impl Label) {
         self.0.families.cluster.requests.with_label_values(&[zone.as_str(), result.as_str()]).inc();

@@ -194,6 +194,8 @@ impl UpstreamFamilies {
 
 /// Requests to the peers of a cluster.
 pub(super) struct ClusterFamilies {
+    pub members: IntGaugeVec,
+    pub is_member: IntGaugeVec,
     pub refused_proofs: IntCounterVec,
     pub requests: IntCounterVec,
     pub received_bytes: IntCounterVec,
@@ -202,6 +204,18 @@ pub(super) struct ClusterFamilies {
 impl ClusterFamilies {
     fn register(r: &Registry) -> Result<Self, Error> {
         Ok(Self {
+            members: gauges(
+                r,
+                "forebay_cluster_members",
+                "Members of the cluster by their state: ok, or dead, which did not answer when they were asked last.",
+                &["state"],
+            )?,
+            is_member: gauges(
+                r,
+                "forebay_cluster_is_member",
+                "1 if this forebay is itself a member, which the others ask; 0 if not.",
+                &[],
+            )?,
             refused_proofs: counters(
                 r,
                 "forebay_peer_proofs_refused_total",

@@ -55,6 +55,7 @@ fn everything() -> Metrics {
     metrics.stall("read");
     metrics.rule_held("docker.io/*", RuleResult::Denied);
     metrics.in_cluster::<PeerPlace, PeerResult, RefusedProof>();
+    metrics.cluster_members(2, 1, true);
     metrics.peer_request(PeerPlace::SameZone, PeerResult::Answered);
     metrics.peer_received(PeerPlace::OtherZone, 10);
     drop(metrics.circuit_opened("docker.io"));

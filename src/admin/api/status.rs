@@ -17,6 +17,7 @@ use crate::{
     cache::{
         DiskStore, Inventory, ObjectKind, Pins, inventory::IncompletePins, pins::PinnedBytes, storage::StoreStatus,
     },
+    cluster::{Cluster, Health},
     history::{History, Sums, Unconfigured, Window},
     metrics::{Label as _, Metrics},
     transport::ReloadableTls,
@@ -41,6 +42,7 @@ pub(crate) struct StatusSources {
     pub inventory: Inventory,
     pub pins: Pins,
     pub warm_jobs: WarmJobs,
+    pub cluster: Option<Cluster>,
 }
 
 /// What may need a person.
@@ -53,6 +55,7 @@ struct Findings<'a> {
     pinned: PinnedBytes,
     incomplete: IncompletePins,
     upstreams: Vec<UpstreamFinding>,
+    cluster: Health,
 }
 
 /// How an upstream is.
@@ -106,6 +109,7 @@ impl StatusSources {
             pinned: self.pins.bytes(),
             incomplete: self.inventory.incomplete_pins(),
             upstreams: upstreams.iter().map(upstream_finding).collect(),
+            cluster: self.cluster.as_ref().map(Cluster::health).unwrap_or_default(),
         }
     }
 }
@@ -215,6 +219,7 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
         sentences.push(why.to_owned());
     }
     sentences.extend(about_incomplete(&findings.incomplete));
+    sentences.extend(about_cluster(&findings.cluster));
     sentences
 }
 
@@ -226,6 +231,22 @@ fn about_incomplete(incomplete: &IncompletePins) -> Option<String> {
         images => format!("{images} pinned images are not complete, such as {name}"),
     };
     Some(format!("{what}; `forebay warm {name}` fetches what is missing"))
+}
+
+fn about_cluster(cluster: &Health) -> Vec<String> {
+    let Health { members, is_member: _, dead, is_lookup_failing } = cluster;
+    let mut sentences = Vec::new();
+    if *is_lookup_failing {
+        sentences.push("DNS does not tell the members of the cluster: the log tells why".to_owned());
+    }
+    if let Some(first) = dead.first() {
+        let what = match dead.len() {
+            1 => format!("the member {first} of the cluster does not answer"),
+            several => format!("{several} of {members} members of the cluster do not answer, such as {first}"),
+        };
+        sentences.push(format!("{what}; `forebay status --cluster` asks again and tells why"));
+    }
+    sentences
 }
 
 fn about_disk(store: &StoreStatus) -> Option<String> {
@@ -268,7 +289,17 @@ mod tests {
             let upstreams = states.iter().map(finding).collect();
             let pinned = PinnedBytes { kept: 1, not_kept, most: 1 };
             let (failed_reloads, incomplete) = (failed.to_vec(), IncompletePins::default());
-            attention(&Findings { now, failed_reloads, certificate_until, store, pinned, incomplete, upstreams })
+            let cluster = Health::default();
+            attention(&Findings {
+                now,
+                failed_reloads,
+                certificate_until,
+                store,
+                pinned,
+                incomplete,
+                upstreams,
+                cluster,
+            })
         };
         let findings =
             |failed: &[&'static str], until, store, states: &[State]| with_pins(failed, until, store, states, 0);
@@ -290,6 +321,23 @@ mod tests {
         ] {
             assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
         }
+    }
+
+    #[test]
+    fn members_that_do_not_answer_are_named() {
+        let about = |dead: &[&str], is_lookup_failing| {
+            let dead = dead.iter().map(|name| (*name).into()).collect();
+            about_cluster(&Health { members: 3, is_member: true, dead, is_lookup_failing })
+        };
+        assert_eq!(about(&[], false), [""; 0]);
+        let more = "; `forebay status --cluster` asks again and tells why";
+        assert_eq!(
+            about(&["http://a:1"], false),
+            [format!("the member http://a:1 of the cluster does not answer{more}")]
+        );
+        let both = "2 of 3 members of the cluster do not answer, such as http://a:1";
+        assert_eq!(about(&["http://a:1", "http://b:1"], false), [format!("{both}{more}")]);
+        assert!(about(&["http://a:1"], true)[0].starts_with("DNS does not tell the members"));
     }
 
     #[test]
