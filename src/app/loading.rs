@@ -8,7 +8,7 @@ use crate::{
     auth::{self, AccessControl},
     byte_counter::ByteCounter,
     cache::{DiskStore, DownloadResult},
-    cluster::{Cluster, ClusterKey},
+    cluster::{self, Cluster, ClusterKey},
     config::Config,
     metrics::Metrics,
     oci::HostPattern,
@@ -114,10 +114,11 @@ pub(super) fn first_seen_in(config: &Config) -> Option<&Path> {
 }
 
 fn seal(config: &Config) -> Result<Seal, Error> {
-    // An upload may go on at another member of the cluster.
-    let of_cluster = config.cluster.as_ref().map(|cluster| &cluster.key_file);
-    if let Some(file) = config.push.key_file.as_ref().or(of_cluster) {
+    if let Some(file) = &config.push.key_file {
         return Ok(Seal::read(file)?);
+    }
+    if let Some(cluster) = &config.cluster {
+        return Ok(Seal::of_cluster(&cluster_key(cluster)?)?);
     }
     let state = StateDirectory::open(config.state_directory.as_deref().ok_or(Error::NoState)?)?;
     Seal::kept(&state, &config.cache.directory).map_err(Error::StateKey)
@@ -132,14 +133,17 @@ fn upstreams(config: &Config, context: &Context) -> Result<Vec<Upstream>, Error>
     config.upstreams.iter().enumerate().map(build).collect()
 }
 
+fn cluster_key(cluster: &cluster::Config) -> Result<ClusterKey, Error> {
+    ClusterKey::read(&cluster.key_file).map_err(|source| Error::ClusterKey { path: cluster.key_file.clone(), source })
+}
+
 /// The cluster of the configuration. `listeners`: where this forebay listens.
 ///
 /// # Errors
 /// The key, or the CAs, cannot be read; or a peer's name is no name of a host.
 pub(super) fn cluster(config: &Config) -> Result<Option<Cluster>, Error> {
     let Some(cluster) = &config.cluster else { return Ok(None) };
-    let key = ClusterKey::read(&cluster.key_file)
-        .map_err(|source| Error::ClusterKey { path: cluster.key_file.clone(), source })?;
+    let key = cluster_key(cluster)?;
     let tls = upstream::peer_tls(cluster.ca.as_deref()).map_err(Error::ClusterTls)?;
     Ok(Some(Cluster::new(cluster, key, config.server.listen.clone(), tls)?))
 }

@@ -8,7 +8,6 @@
 //! What must hold: a confirmation is good for the response to one request; what tells which content a tag names, or that
 //! there is none, cannot be changed on the way. Manifests and blobs are verified by their digests.
 
-use aws_lc_rs::hmac;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
@@ -51,7 +50,7 @@ impl<'a> Confirmation<'a> {
         let zone = self.zone.map_or_else(|| NO_ZONE.to_owned(), |zone| format!("{ZONE}{zone}"));
         let text = if self.is_own_error { format!("{zone}, {OWN}") } else { zone };
         let message = message(&proof::nonce(sent)?, &text, status, headers);
-        let code = hex::encode(hmac::sign(key.proofs(), &message).as_ref());
+        let code = hex::encode(key.sign(&message)?.as_ref());
         HeaderValue::try_from(format!("{text}{CODE}{code}")).ok()
     }
 
@@ -66,8 +65,7 @@ impl<'a> Confirmation<'a> {
         let header = headers.get(HEADER)?.to_str().ok().filter(|text| text.len() <= MAX_LEN)?;
         let (text, code) = header.rsplit_once(CODE)?;
         let message = message(&proof::nonce(sent)?, text, status, headers);
-        hmac::verify(key.proofs(), &message, &hex::decode(code).ok()?).ok()?;
-        Self::parse(text)
+        if key.verifies(&message, &hex::decode(code).ok()?) { Self::parse(text) } else { None }
     }
 
     /// Reads the text before the code.

@@ -7,7 +7,7 @@
 
 use std::time::SystemTime;
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::rand;
 use http::{HeaderName, HeaderValue};
 
 use super::{
@@ -43,7 +43,7 @@ impl Proof {
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).ok()?;
         let time = seconds(SystemTime::now())?;
-        let code = hex::encode(sign(key, parts, time, &nonce).as_ref());
+        let code = hex::encode(key.sign(&message(parts, time, &nonce))?.as_ref());
         let text = format!("t={time}, n={}, to={}, m={code}", hex::encode(nonce), parts.target);
         HeaderValue::try_from(text).ok().map(Self)
     }
@@ -77,7 +77,9 @@ impl Proof {
         let claim = Claim::parse(header).ok_or(RefusedProof::Form)?;
         let now = seconds(now).ok_or(RefusedProof::Form)?;
         let message = message(parts, claim.time, &claim.nonce);
-        hmac::verify(key.proofs(), &message, &claim.code).map_err(|_| RefusedProof::Key)?;
+        if !key.verifies(&message, &claim.code) {
+            return Err(RefusedProof::Key);
+        }
         if claim.target != parts.target || !is_own {
             return Err(RefusedProof::Target);
         }
@@ -120,10 +122,6 @@ impl<'a> Claim<'a> {
 
 fn seconds(time: SystemTime) -> Option<u64> {
     time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
-}
-
-fn sign(key: &ClusterKey, parts: &ProofParts<'_>, time: u64, nonce: &Nonce) -> hmac::Tag {
-    hmac::sign(key.proofs(), &message(parts, time, nonce))
 }
 
 /// Each part is preceded by its length, so that no two requests have the same message.

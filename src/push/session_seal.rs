@@ -18,7 +18,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
 use super::Config;
-use crate::{oci::Repository, small_file, state_dir::StateDirectory};
+use crate::{cluster::ClusterKey, oci::Repository, small_file, state_dir::StateDirectory};
 
 /// The shortest key file, in bytes: 128 bits in hexadecimal digits.
 const MIN_KEY: usize = 32;
@@ -42,7 +42,13 @@ pub enum KeyError {
 
 /// Seals and opens the state of uploads. A cheap handle.
 #[derive(Clone)]
-pub(crate) struct Seal(Arc<RandomizedNonceKey>);
+pub(crate) struct Seal(Arc<SealKeys>);
+
+/// The first one seals; all of them open.
+struct SealKeys {
+    first: RandomizedNonceKey,
+    others: Vec<RandomizedNonceKey>,
+}
 
 impl std::fmt::Debug for Seal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -87,26 +93,39 @@ impl Seal {
         if secret.len() < MIN_KEY {
             return Err(KeyError::Short { path: path.to_owned() });
         }
-        Self::of(secret).map_err(|Unspecified| KeyError::Random)
+        Self::of(secret, std::iter::empty()).map_err(|Unspecified| KeyError::Random)
+    }
+
+    /// Of the keys of a cluster: an upload may go on at another member.
+    ///
+    /// # Errors
+    /// There is no key.
+    pub(crate) fn of_cluster(key: &ClusterKey) -> Result<Self, KeyError> {
+        let mut secrets = key.secrets();
+        let first = secrets.next().unwrap_or_default();
+        Self::of(first, secrets).map_err(|Unspecified| KeyError::Random)
     }
 
     /// A key of its own.
     #[cfg(test)]
     #[allow(clippy::unwrap_used, reason = "a test says what must hold by failing")]
     pub(crate) fn for_test() -> Self {
-        Self::of(b"the key of a test").unwrap()
+        Self::of(b"the key of a test", std::iter::empty()).unwrap()
     }
 
     /// Hashes the content of the file into a key of the right length, which has no other use.
-    fn of(secret: &[u8]) -> Result<Self, Unspecified> {
-        let key = Sha256::new().chain_update("forebay: the state of uploads, 1\0").chain_update(secret).finalize();
-        Ok(Self(Arc::new(RandomizedNonceKey::new(&AES_256_GCM, &key)?)))
+    fn of<'a>(first: &[u8], others: impl Iterator<Item = &'a [u8]>) -> Result<Self, Unspecified> {
+        let key = |secret: &[u8]| {
+            let key = Sha256::new().chain_update("forebay: the state of uploads, 1\0").chain_update(secret).finalize();
+            RandomizedNonceKey::new(&AES_256_GCM, &key)
+        };
+        Ok(Self(Arc::new(SealKeys { first: key(first)?, others: others.map(key).collect::<Result<_, _>>()? })))
     }
 
     /// `None` if the system provides no randomness.
     pub(crate) fn seal(&self, upstream: &str, repository: &Repository, state: &str) -> Option<String> {
         let mut sealed = state.as_bytes().to_vec();
-        let nonce = self.0.seal_in_place_append_tag(owner(upstream, repository), &mut sealed).ok()?;
+        let nonce = self.0.first.seal_in_place_append_tag(owner(upstream, repository), &mut sealed).ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
     }
 
@@ -114,10 +133,13 @@ impl Seal {
     pub(crate) fn open(&self, upstream: &str, repository: &Repository, sealed: &str) -> Option<String> {
         let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let mut rest = rest.to_vec();
-        let state = self.0.open_in_place(nonce, owner(upstream, repository), &mut rest).ok()?;
-        String::from_utf8(state.to_vec()).ok()
+        let open = |key: &RandomizedNonceKey| {
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let mut rest = rest.to_vec();
+            let state = key.open_in_place(nonce, owner(upstream, repository), &mut rest).ok()?;
+            String::from_utf8(state.to_vec()).ok()
+        };
+        std::iter::once(&self.0.first).chain(&self.0.others).find_map(open)
     }
 }
 
@@ -139,7 +161,7 @@ mod tests {
     }
 
     fn seal(secret: &str) -> Seal {
-        Seal::of(secret.as_bytes()).unwrap()
+        Seal::of(secret.as_bytes(), std::iter::empty()).unwrap()
     }
 
     const STATE: &str = "/v2/team/app/blobs/uploads/1?_state=x%2Fy";
@@ -156,6 +178,19 @@ mod tests {
         assert!(!sealed.contains("team") && !format!("{:?}", seal("hunter2")).contains("hunter2"));
         let again = seal("a").seal("hub", &name("team/app"), STATE).unwrap();
         assert_ne!(sealed, again, "each has a nonce of its own");
+    }
+
+    #[test]
+    fn an_upload_goes_on_while_the_key_of_a_cluster_changes() {
+        let key = |text: &str| Seal::of_cluster(&ClusterKey::for_test(text)).unwrap();
+        let (old, new) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
+        let (both, swapped) = (key(&format!("{old}\n{new}")), key(&format!("{new}\n{old}")));
+        for (sealing, opening) in [(&key(old), &both), (&both, &key(old)), (&both, &swapped), (&swapped, &both)] {
+            let sealed = sealing.seal("hub", &name("a"), STATE).unwrap();
+            assert_eq!(opening.open("hub", &name("a"), &sealed).as_deref(), Some(STATE));
+        }
+        let sealed = swapped.seal("hub", &name("a"), STATE).unwrap();
+        assert_eq!(key(old).open("hub", &name("a"), &sealed), None);
     }
 
     #[test]
