@@ -17,6 +17,7 @@ mod lookup;
 mod membership;
 mod nonces;
 mod peer;
+mod peer_clients;
 mod proof;
 mod refused_proof;
 mod rendezvous;
@@ -30,7 +31,7 @@ pub use self::{
     authority::{Authority, NoAuthority},
     config::{Config, DEFAULT_TIMEOUT, MAX_ZONE, NoSource, Source},
     key::{ClusterKey, KeyError},
-    peer::NoClient,
+    peer_clients::NoClient,
 };
 pub(crate) use self::{
     confirmation::Confirmation,
@@ -44,7 +45,7 @@ pub(crate) use self::{
 use self::{
     membership::{Member, Membership},
     nonces::Nonces,
-    peer::PeerClients,
+    peer_clients::PeerClients,
     report::KnownShares,
 };
 

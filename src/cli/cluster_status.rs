@@ -75,8 +75,14 @@ mod tests {
             "is_member": true,
             "zone": "a",
             "members": [
-                { "url": "http://n1:5000", "is_this": true, "state": "ok", "zone": "a", "share": 0.512, "requests": 0, "received_bytes": 0 },
-                { "url": "http://n2:5000", "is_this": false, "state": "dead", "why": "it cannot be reached", "zone": null, "share": 0.0, "requests": 7, "received_bytes": 2048 },
+                {
+                    "url": "http://n1:5000", "is_this": true, "state": "ok", "zone": "a",
+                    "share": 0.512, "requests": 0, "received_bytes": 0,
+                },
+                {
+                    "url": "http://n2:5000", "is_this": false, "state": "dead", "why": "it cannot be reached", "zone": null,
+                    "share": 0.0, "requests": 7, "received_bytes": 2048,
+                },
             ],
         });
         let page = page(&cluster);

@@ -43,7 +43,8 @@ impl Cluster {
         let parts = ProofParts { method: &method, path_and_query: PATH, authorization: None, target };
         let Some(proof) = self.prove(&parts) else { return };
         let proof = proof.into_header();
-        let sent = peer.client().request(method.clone(), url).header(HEADER, &proof).timeout(TIMEOUT).send();
+        let (client, _carried) = peer.client();
+        let sent = client.request(method.clone(), url).header(HEADER, &proof).timeout(TIMEOUT).send();
         match sent.await {
             Ok(response) => match self.confirmed(&proof, response.status(), response.headers()) {
                 Some(confirmed) => peer.answered(confirmed.zone),

@@ -22,7 +22,8 @@ use super::{
     authority::Authority,
     config::{Config, Source},
     lookup::{LookupLog, lookup},
-    peer::{NoClient, Peer, PeerClients},
+    peer::Peer,
+    peer_clients::{NoClient, PeerClients},
 };
 use crate::machine::{Machine, is_own_address};
 

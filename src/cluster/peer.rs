@@ -2,33 +2,25 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
-use reqwest::{Client, ClientBuilder, Url, redirect::Policy};
+use reqwest::{Client, Url};
 
-use super::{authority::Authority, labels::PeerPlace, liveness::Liveness};
+use super::{
+    authority::Authority,
+    labels::PeerPlace,
+    liveness::Liveness,
+    peer_clients::{Carried, Connections, NoClient, PeerClients},
+};
 use crate::error_chain::sources;
 
-const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
-/// How often a peer is asked by PING whether it lives, while it has requests.
-const PING_INTERVAL: Duration = Duration::from_millis(500);
-/// How many connections go to one peer. The streams of one connection share a task, and a core, at each end, and are at
-/// most 100 at a time.
-const CONNECTIONS: usize = 4;
 /// How many characters tell why a peer is dead.
 const MAX_WHY: usize = 300;
-/// How long an idle connection is kept.
-const MAX_IDLE: Duration = Duration::from_secs(30);
-/// How many bytes of one response, and of all of a connection, may be on their way. At 1 ms and 1 GB/s a megabyte is.
-const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// Why a peer counts as dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +39,7 @@ impl fmt::Display for Death {
             Self::Unreachable => "it cannot be reached",
             Self::Silent => "it does not answer requests",
             Self::NoProof => {
-                "it does not take this forebay for a peer: cluster.key_file or the clocks differ, or it is in no cluster"
+                "it does not take this forebay for a member, and its log says why: cluster.key_file or the clocks may differ"
             }
         })
     }
@@ -57,10 +49,7 @@ impl fmt::Display for Death {
 pub(crate) struct Peer {
     authority: Authority,
     name: Arc<str>,
-    /// Its URL; with `server_name` in place of an address.
-    base: Url,
-    /// One for each connection.
-    clients: Box<[Client]>,
+    connections: Connections,
     liveness: Liveness,
     /// Why it died last.
     why: ArcSwapOption<String>,
@@ -71,76 +60,16 @@ pub(crate) struct Peer {
     received: AtomicU64,
 }
 
-/// How peers are reached.
-#[derive(Clone)]
-pub(super) struct PeerClients {
-    pub tls: rustls::ClientConfig,
-    pub server_name: Option<Arc<str>>,
-    /// Where this forebay is.
-    pub zone: Option<Arc<str>>,
-    /// How long a peer may take to answer a PING; to accept a connection, a quarter of that.
-    pub timeout: Duration,
-}
-
-/// A peer has no client: its name is not one of a host.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NoClient(Box<str>);
-
-impl NoClient {
-    fn of(error: &dyn fmt::Display) -> Self {
-        Self(error.to_string().into())
-    }
-}
-
-impl PeerClients {
-    fn builder(&self) -> ClientBuilder {
-        Client::builder()
-            .user_agent(USER_AGENT)
-            .no_proxy()
-            .redirect(Policy::none())
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate()
-            .connect_timeout(self.timeout / 4)
-            .pool_idle_timeout(MAX_IDLE)
-            .tcp_nodelay(true)
-            .http2_prior_knowledge()
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(self.timeout)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .tls_backend_preconfigured(self.tls.clone())
-    }
-}
-
 impl Peer {
     /// # Errors
     /// Its name, or `server_name`, is not one of a host.
     pub(super) fn new(authority: Authority, clients: &PeerClients) -> Result<Self, NoClient> {
         let name: Arc<str> = authority.to_string().into();
-        let mut base = Url::parse(&name).map_err(|error| NoClient::of(&error))?;
-        // Where certificates have a name, this stands for the address.
-        let named = clients.server_name.as_deref().filter(|_| authority.is_tls()).zip(authority.address());
-        if let Some((server_name, _)) = named {
-            base.set_host(Some(server_name)).map_err(|error| NoClient::of(&error))?;
-        }
-        let client = |_| {
-            let builder = clients.builder();
-            let builder = match named {
-                Some((server_name, address)) => builder.resolve(server_name, SocketAddr::new(address.ip(), 0)),
-                None => builder,
-            };
-            builder.build().map_err(|error| NoClient::of(&error))
-        };
+        let connections = clients.connections(&authority)?;
         Ok(Self {
             authority,
             name,
-            base,
-            clients: (0..CONNECTIONS).map(client).collect::<Result<_, _>>()?,
+            connections,
             liveness: Liveness::default(),
             why: ArcSwapOption::empty(),
             own_zone: clients.zone.clone(),
@@ -161,12 +90,13 @@ impl Peer {
 
     /// The URL that requests are sent to.
     pub(crate) fn base(&self) -> &Url {
-        &self.base
+        &self.connections.base
     }
 
-    /// The client for one more request: those of its connections in turn.
-    pub(crate) fn client(&self) -> &Client {
-        &self.clients[self.requests.fetch_add(1, Ordering::Relaxed) % self.clients.len()]
+    /// The client for one more request, and what is to be kept until its response is read.
+    pub(crate) fn client(&self) -> (&Client, Carried) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.connections.next()
     }
 
     /// How many requests it got.

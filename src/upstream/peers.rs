@@ -85,7 +85,8 @@ impl UpstreamState {
         let url = self.url_at_peer(endpoint, request)?;
         let headers = self.headers_for_peer(cluster, peer, &url, request)?;
         let proof = headers.get(cluster::HEADER).cloned();
-        let sent = peer.client().request(request.method.clone(), url.clone()).headers(headers).send();
+        let (client, carried) = peer.client();
+        let sent = client.request(request.method.clone(), url.clone()).headers(headers).send();
         let answered = tokio::select! {
             answered = tokio::time::timeout(self.peer_timeout(), sent) => answered,
             () = request.peers.left() => return Err(left()),
@@ -125,7 +126,8 @@ impl UpstreamState {
             let why = format!("{} cannot answer for the registry: {}", RedactedUrl(&url), response.status());
             return Err(Error::new(ErrorKind::Unavailable, why));
         }
-        let response = with_idle_timeout(response, self.sender.timeouts.idle);
+        let mut response = with_idle_timeout(response, self.sender.timeouts.idle);
+        response.extensions_mut().insert(carried);
         let followed = FinalResponse::of_peer(response, url);
         let checked = response::check(followed, self.request_kind(request)).await;
         let result = match &checked {
