@@ -25,7 +25,7 @@ mod report;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 
 pub use self::{
     authority::{Authority, NoAuthority},
@@ -136,7 +136,7 @@ impl Cluster {
 
     /// Confirms to a peer that its request with the proof `sent` was taken for one, and proves the response.
     /// `is_own_error`: as in [`Confirmation`].
-    pub(crate) fn confirm(&self, sent: &HeaderValue, is_own_error: bool, status: StatusCode, headers: &mut HeaderMap) {
+    pub(crate) fn confirm(&self, sent: &HeaderValue, is_own_error: bool, status: u16, headers: &mut HeaderMap) {
         let confirmation = Confirmation { zone: self.0.zone.as_deref(), is_own_error };
         if let Some(header) = confirmation.make(&self.0.key, sent, status, headers) {
             headers.insert(HEADER, header);
@@ -147,7 +147,7 @@ impl Cluster {
     pub(crate) fn confirmed<'a>(
         &self,
         sent: &HeaderValue,
-        status: StatusCode,
+        status: u16,
         headers: &'a HeaderMap,
     ) -> Option<Confirmation<'a>> {
         Confirmation::check(&self.0.key, sent, status, headers)

@@ -46,7 +46,7 @@ impl Cluster {
         let (client, _carried) = peer.client();
         let sent = client.request(method.clone(), url).header(HEADER, &proof).timeout(TIMEOUT).send();
         match sent.await {
-            Ok(response) => match self.confirmed(&proof, response.status(), response.headers()) {
+            Ok(response) => match self.confirmed(&proof, response.status().as_u16(), response.headers()) {
                 Some(confirmed) => peer.answered(confirmed.zone),
                 None => peer.died(Death::NoProof, &response.status()),
             },

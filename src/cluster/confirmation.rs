@@ -8,7 +8,7 @@
 //! What must hold: a confirmation is good for the response to one request; what tells which content a tag names, or that
 //! there is none, cannot be changed on the way. Manifests and blobs are verified by their digests.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{
     config::MAX_ZONE,
@@ -44,7 +44,7 @@ impl<'a> Confirmation<'a> {
         self,
         key: &ClusterKey,
         sent: &HeaderValue,
-        status: StatusCode,
+        status: u16,
         headers: &HeaderMap,
     ) -> Option<HeaderValue> {
         let zone = self.zone.map_or_else(|| NO_ZONE.to_owned(), |zone| format!("{ZONE}{zone}"));
@@ -56,12 +56,7 @@ impl<'a> Confirmation<'a> {
 
     /// What the response with this status and these headers confirms to the request with the proof `sent`. `None`: it is
     /// no response of a peer with this key to this request.
-    pub(super) fn check(
-        key: &ClusterKey,
-        sent: &HeaderValue,
-        status: StatusCode,
-        headers: &'a HeaderMap,
-    ) -> Option<Self> {
+    pub(super) fn check(key: &ClusterKey, sent: &HeaderValue, status: u16, headers: &'a HeaderMap) -> Option<Self> {
         let header = headers.get(HEADER)?.to_str().ok().filter(|text| text.len() <= MAX_LEN)?;
         let (text, code) = header.rsplit_once(CODE)?;
         let message = message(&proof::nonce(sent)?, text, status, headers);
@@ -86,7 +81,7 @@ impl<'a> Confirmation<'a> {
 
 /// Each part is preceded by its length, and each header by the number of its values, so that no two responses have the
 /// same message.
-fn message(nonce: &Nonce, text: &str, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+fn message(nonce: &Nonce, text: &str, status: u16, headers: &HeaderMap) -> Vec<u8> {
     let mut message = b"forebay peer answer 1\0".to_vec();
     let mut add = |part: &[u8]| {
         message.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -94,7 +89,7 @@ fn message(nonce: &Nonce, text: &str, status: StatusCode, headers: &HeaderMap) -
     };
     add(nonce);
     add(text.as_bytes());
-    add(status.as_str().as_bytes());
+    add(&status.to_be_bytes());
     for name in &PROVEN {
         let values = headers.get_all(name);
         add(&(values.iter().count() as u64).to_be_bytes());
@@ -141,11 +136,11 @@ mod tests {
         for (zone, is_own_error) in [None, Some("eu-1a"), Some("-")].into_iter().zip([true, true, false]) {
             let (sent, mut headers) = (sent(&key), response());
             let own = Confirmation { zone, is_own_error };
-            let made = own.make(&key, &sent, StatusCode::OK, &headers).unwrap();
+            let made = own.make(&key, &sent, 200, &headers).unwrap();
             headers.insert(HEADER, made);
             headers.insert(header::VIA, HeaderValue::from_static("1.1 other"));
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
-            assert_eq!(Confirmation::check(&key, &sent, StatusCode::OK, &headers), Some(own));
+            assert_eq!(Confirmation::check(&key, &sent, 200, &headers), Some(own));
         }
     }
 
@@ -155,7 +150,7 @@ mod tests {
         let sent_here = sent(&key);
         let mut good = response();
         let own = Confirmation { zone: Some("eu-1a"), is_own_error: true };
-        good.insert(HEADER, own.make(&key, &sent_here, StatusCode::OK, &good).unwrap());
+        good.insert(HEADER, own.make(&key, &sent_here, 200, &good).unwrap());
         let changed = |change: &dyn Fn(&mut HeaderMap)| {
             let mut headers = good.clone();
             change(&mut headers);
@@ -192,10 +187,9 @@ mod tests {
             ("only a zone", &key, &sent_here, 200, set(HEADER, "zone=eu-1a")),
             ("no zone", &key, &sent_here, 200, set(HEADER, "-")),
         ] {
-            let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(Confirmation::check(key, sent, status, &headers), None, "{what}");
         }
-        assert!(Confirmation::check(&key, &sent_here, StatusCode::OK, &good).is_some());
+        assert!(Confirmation::check(&key, &sent_here, 200, &good).is_some());
     }
 
     #[test]

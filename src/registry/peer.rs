@@ -41,7 +41,7 @@ impl Service {
     /// `is_own_error`: the response is an error of this forebay, and says nothing of what the registry would answer.
     pub(super) fn confirm_peer<B>(&self, request: &HeaderMap, response: &mut Response<B>, is_own_error: bool) {
         let (Some(cluster), Some(proof)) = (&self.cluster, request.get(cluster::HEADER)) else { return };
-        let status = response.status();
+        let status = response.status().as_u16();
         cluster.confirm(proof, is_own_error, status, response.headers_mut());
     }
 }

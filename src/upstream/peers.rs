@@ -111,7 +111,8 @@ impl UpstreamState {
                 return Err(Error::timed_out("asking the peer", &url, self.peer_timeout()));
             }
         };
-        let confirmed = proof.and_then(|proof| cluster.confirmed(&proof, response.status(), response.headers()));
+        let confirmed =
+            proof.and_then(|proof| cluster.confirmed(&proof, response.status().as_u16(), response.headers()));
         let Some(confirmed) = confirmed else {
             // The peer may be well: something between both may have answered.
             cluster.check_peer(peer).await;
