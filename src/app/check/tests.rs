@@ -299,7 +299,6 @@ fn a_cluster_that_this_forebay_is_no_part_of_is_warned_of() {
     let peers = |own: &str| format!("[cluster]\nkey_file = \"k\"\npeers = [\"{own}\", \"http://10.0.4.18:5000\"]\n");
     let client = "[[upstream]]\nname = \"a.b\"\naccess = \"client\"\n";
     let dns = "[cluster]\nkey_file = \"k\"\npeers = [\"dns:forebay.lan:5000\"]\n";
-    let tls = "[server]\nclear_http = false\n[server.tls]\ncertificate = \"c\"\nkey = \"k\"\n";
     for (text, listening, words) in [
         (peers("http://10.0.4.17:5000"), "0.0.0.0:5000", &[][..]),
         (peers("http://10.0.4.17:5000"), "", &[]),
@@ -324,11 +323,6 @@ fn a_cluster_that_this_forebay_is_no_part_of_is_warned_of() {
             &["cluster: the others reach this forebay over TLS", "add [server.tls]"],
         ),
         (
-            format!("{tls}{}", peers("http://10.0.4.17:5000")),
-            "0.0.0.0:5000",
-            &["cluster: the others reach this forebay over http", "clear_http"],
-        ),
-        (
             "[cluster]\nkey_file = \"k\"\npeers = [\"http://10.0.4.17:5000\"]\n".to_owned(),
             "0.0.0.0:5000",
             &["cluster.peers: has this forebay alone"],
@@ -340,4 +334,12 @@ fn a_cluster_that_this_forebay_is_no_part_of_is_warned_of() {
         assert_eq!(cluster.len(), usize::from(!words.is_empty()), "{text}: {cluster:#?}");
         assert!(words.iter().all(|word| cluster[0].contains(word)), "{text}: {cluster:#?}");
     }
+    let mut only_tls = config(&peers("http://10.0.4.17:5000"));
+    only_tls.server.clear_http = false;
+    let of_all = Facts { listening: addresses("0.0.0.0:5000"), ..facts() };
+    let warnings = told(&only_tls, &of_all);
+    assert!(
+        warnings.iter().any(|one| one.starts_with("cluster: the others reach this forebay over http,")),
+        "{warnings:#?}"
+    );
 }
