@@ -261,8 +261,9 @@ impl BlobStream {
         match (&result, self.endpoint.peer()) {
             // The peer itself may be well, and its copy not.
             (Err(error), Some(peer)) => {
-                if self.peers.is_allowed() && !peer.broke(error) {
-                    self.digest.iter().for_each(|digest| self.wrong_peers.note_wrong(digest, peer));
+                let is_its_copy = self.peers.is_allowed() && !peer.broke(error);
+                if let (true, Some(digest)) = (is_its_copy, &self.digest) {
+                    self.wrong_peers.note_wrong(digest, peer);
                 }
             }
             (Err(error), None) if !self.best_effort => {
