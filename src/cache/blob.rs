@@ -145,7 +145,7 @@ impl BlobCache {
         client: Client<'_>,
     ) -> Result<OpenedBlob, BlobError> {
         self.prefetch.taken(&source.id());
-        // A peer that passes the blob on prefetches the layers itself.
+        // A peer, or what may be one, prefetches the layers itself.
         if range.is_none() && !source.upstream.is_without_peers() {
             self.prefetch.config_wanted(source, client.address);
         }

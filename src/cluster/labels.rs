@@ -7,7 +7,7 @@ use crate::metrics::Label;
 pub(crate) enum PeerResult {
     /// It sent the content, or the registry's refusal.
     Answered,
-    /// It could not answer, since the registry did not.
+    /// It could not answer: the registry did not, or limits it; or the peer itself refuses.
     Failed,
     /// It does not take this forebay for a peer.
     Refused,

@@ -143,7 +143,6 @@ impl ErrorKind {
             | Self::NameUnknown
             | Self::Denied
             | Self::Refused
-            | Self::OurCredentials
             | Self::Rejected { .. }
             | Self::RangeNotSatisfiable { .. }
             | Self::ManifestTooLarge
@@ -154,7 +153,9 @@ impl ErrorKind {
             | Self::UpstreamTimeout
             | Self::RegistryElsewhere
             | Self::DigestMismatch => true,
-            Self::InvalidHost(_)
+            // Another forebay may have others.
+            Self::OurCredentials
+            | Self::InvalidHost(_)
             | Self::ForeignHost(_)
             | Self::UnknownRoute(_)
             | Self::NotFound

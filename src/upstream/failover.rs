@@ -1,4 +1,4 @@
-//! The URLs of an upstream, in the order in which they are tried.
+//! The peers that may have the content and the URLs of an upstream, in the order in which they are tried.
 //!
 //! A list of URLs is a failover list: the next one is tried when one cannot answer. A 404 is an answer. A URL that
 //! failed goes to the end of the list for a while, but is never left out: when all have failed lately, all are still

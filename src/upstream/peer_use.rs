@@ -15,7 +15,7 @@ pub(crate) enum PeerUse {
     Allowed,
     /// As long as this is not cancelled: a request of a peer waits for the response.
     Until(CancellationToken),
-    /// The request is a peer's, or its response proves what a client may have.
+    /// The registry alone is asked: for a peer, for what proves what a client may have, by a refresh, and without room.
     Never,
 }
 

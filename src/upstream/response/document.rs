@@ -66,9 +66,11 @@ impl UpstreamState {
         if let Some(fault) = self.fault_in_document((&endpoint, request), &headers, &body, digest).await {
             return Err(Error::new(ErrorKind::Protocol, format!("{} answered {fault}", RedactedUrl(&url))));
         }
-        self.note_document(body.len() as u64);
-        if request.operation == Operation::Manifest {
-            self.content().add(body.len() as u64);
+        if endpoint.peer().is_none() {
+            self.note_document(body.len() as u64);
+            if request.operation == Operation::Manifest {
+                self.content().add(body.len() as u64);
+            }
         }
         request.trace.received(body.len() as u64);
         Ok(Ok(Document { headers, body, age, resident_time, room }))

@@ -1,7 +1,8 @@
 //! Members that know less, other things or wrong things: each client gets what it would get of its own node alone.
 
 use super::*;
-use forebay_test_support::{manifest::OCI_MANIFEST, users};
+use forebay::upstream::CredentialSource;
+use forebay_test_support::{fake_registry::Auth, manifest::OCI_MANIFEST, users};
 
 /// Node 0 asks node 1 for everything, and node 1 asks nobody.
 fn pair(upstreams: &str) -> forebay_test_support::cluster::ClusterBuilder {
@@ -142,4 +143,25 @@ async fn a_refresh_asks_the_registry() {
     assert_eq!(status, 200, "{told}");
     let got = cluster.node(0).get(&manifest(1)).await;
     assert_eq!(got.header("docker-content-digest"), Some(&*after.manifest.to_string()), "{told}");
+}
+
+#[tokio::test]
+async fn a_members_stale_password_refuses_no_client_of_others() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer"]);
+    registry.require(Auth::Basic { username: "me".to_owned(), password: "new".to_owned() });
+    let mut cluster = pair(&upstream(&registry, "")).start().await;
+    for (index, password) in ["new", "old"].into_iter().enumerate() {
+        let node = cluster.node_mut(index);
+        let (listen, password_file) = (vec![node.address()], node.cache_dir().with_file_name("password"));
+        std::fs::write(&password_file, password).unwrap();
+        node.restart_with(|config| {
+            config.server.listen = listen;
+            config.upstreams[0].credential = CredentialSource::Password { username: "me".into(), password_file };
+        })
+        .await;
+    }
+    assert_eq!(cluster.node(1).get(&manifest(1)).await.status, 403);
+    assert_eq!(cluster.node(0).get(&manifest(1)).await.status, 200);
+    assert_eq!(of_peers(&cluster, "failed").await, 1.0);
 }
