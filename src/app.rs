@@ -228,6 +228,11 @@ impl App {
         });
         if let Some(cluster) = cluster {
             metrics.in_cluster::<PeerPlace, PeerResult, RefusedProof>();
+            let seen = cluster.clone();
+            metrics.before_reading(move |metrics| {
+                let health = seen.health();
+                metrics.cluster_members(health.members - health.dead.len(), health.dead.len(), health.is_member);
+            });
             let over = end.clone();
             tasks.spawn(async move {
                 over.run_until_cancelled(cluster.watch()).await;

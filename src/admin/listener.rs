@@ -107,10 +107,6 @@ impl AdminListener {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        if let Some(cluster) = &self.api.sources().cluster {
-            let health = cluster.health();
-            self.metrics.cluster_members(health.members - health.dead.len(), health.dead.len(), health.is_member);
-        }
         match self.metrics.encode() {
             Ok(metrics) => response(StatusCode::OK, METRICS_TYPE, metrics),
             Err(error) => {

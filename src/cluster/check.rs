@@ -1,4 +1,4 @@
-//! Asks each peer whether it is there, for an operator who looks.
+//! Asks each peer whether it is there, when an operator asks for the state of the cluster.
 
 use std::{sync::Arc, time::Duration};
 

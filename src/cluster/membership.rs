@@ -155,10 +155,6 @@ impl Membership {
         self.log.is_failing()
     }
 
-    pub(super) fn all(&self) -> Arc<Members> {
-        self.members.load_full()
-    }
-
     /// Whether a request to this `host:port`, which came to this address, is for this forebay.
     pub(super) fn is_own(&self, target: &str, local: SocketAddr) -> bool {
         match &self.own.advertise {
@@ -183,7 +179,7 @@ impl Membership {
         F: Future<Output = io::Result<BTreeSet<SocketAddr>>>,
     {
         for (place, source) in self.sources.iter().enumerate() {
-            let Source::Dns { name, port, .. } = source else { continue };
+            let Source::Dns { name, port } = source else { continue };
             match lookup(name.clone(), *port).await {
                 // It would leave this forebay alone, and is more likely to be an error.
                 Ok(addresses) if addresses.is_empty() => {

@@ -123,7 +123,7 @@ impl Peer {
         let text: String = format!("{death}: {why}").chars().take(MAX_WHY).collect();
         self.why.store(Some(Arc::new(text)));
         if self.liveness.died() {
-            tracing::warn!(peer = %self.name, %why, "a peer is left out of the cluster for a while: {death}");
+            tracing::warn!(member = %self.name, %why, "a peer is left out of the cluster for a while: {death}");
         }
     }
 
@@ -147,8 +147,8 @@ impl Peer {
         PeerPlace::of(self.own_zone.as_deref(), self.zone.load().as_deref().map(|zone| &**zone))
     }
 
-    /// Notes that a response of it broke. The peer itself may be well: it breaks a response whose content is wrong.
-    /// Whether its connection broke.
+    /// Notes that one of its responses broke, and returns whether the connection did. Otherwise the peer itself may be
+    /// well: it breaks a response whose content is wrong.
     pub(crate) fn broke(&self, error: &(dyn std::error::Error + 'static)) -> bool {
         let of_connection = is_of_connection(error);
         if of_connection {
@@ -165,7 +165,7 @@ impl Peer {
             self.zone.store(zone.map(|zone| Arc::new(zone.into())));
         }
         if self.liveness.answered() {
-            tracing::info!(peer = %self.name, "a peer answers again");
+            tracing::info!(member = %self.name, "a peer answers again");
         }
     }
 }

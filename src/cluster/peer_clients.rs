@@ -30,7 +30,7 @@ const BUSY: usize = 4;
 const MAX_IDLE: Duration = Duration::from_secs(30);
 /// How many bytes of one response may be on their way. At 1 ms and 500 MB/s half a megabyte is.
 const STREAM_WINDOW: u32 = 512 * 1024;
-/// The same of all responses of a connection: so many that nobody reads do not stop the others.
+/// The same of all responses of a connection: 15 responses whose readers stand still do not stop the 16th.
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// The longest head of a response in bytes, as of a registry.
 const MAX_HEAD: u32 = 128 * 1024;

@@ -91,7 +91,7 @@ impl Cluster {
 
     /// All members, in the order of their names.
     pub(crate) fn report(&self) -> Vec<MemberReport> {
-        let members = self.0.membership.all();
+        let members = Arc::clone(&self.0.membership.members());
         let shares = self.0.shares.of(&members);
         let reports = members.all.iter().zip(&*shares).map(|(member, share)| match member {
             Member::This(name) => MemberReport {

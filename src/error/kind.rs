@@ -131,55 +131,31 @@ pub(crate) enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether the upstream would say the same to a request that does not come through this forebay.
+    /// Whether the upstream would say the same to a request that does not come through this forebay. Of all other errors a
+    /// peer asks the registry itself.
     pub(crate) fn is_of_upstream(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::InvalidName(_)
-            | Self::InvalidDigest(_)
-            | Self::InvalidTag(_)
-            | Self::ManifestUnknown
-            | Self::BlobUnknown
-            | Self::NoReferrersEndpoint
-            | Self::NameUnknown
-            | Self::Denied
-            | Self::Refused
-            | Self::Rejected { .. }
-            | Self::RangeNotSatisfiable { .. }
-            | Self::ManifestTooLarge
-            | Self::ListTooLarge
-            | Self::TooManyRequests { .. }
-            | Self::UpstreamUnavailable { .. }
-            | Self::UpstreamResting(_)
-            | Self::UpstreamTimeout
-            | Self::RegistryElsewhere
-            | Self::DigestMismatch => true,
-            // Another forebay may have others.
-            Self::OurCredentials
-            | Self::InvalidHost(_)
-            | Self::ForeignHost(_)
-            | Self::UnknownRoute(_)
-            | Self::NotFound
-            | Self::UploadUnknown
-            | Self::Unauthenticated
-            | Self::ClearLogin
-            | Self::LoginElsewhere
-            | Self::NoUsers
-            | Self::NoPushUser
-            | Self::OnlyPulls
-            | Self::DeniedByRule(_)
-            | Self::TooYoung { .. }
-            | Self::Unsupported
-            | Self::MethodNotAllowed
-            | Self::TooManyRanges
-            | Self::Busy
-            | Self::TooManyTries { .. }
-            | Self::Overloaded(_)
-            | Self::Exhausted
-            | Self::UpstreamPaused
-            | Self::Loop
-            | Self::WaitCycle
-            | Self::Draining => false,
-        }
+                | Self::InvalidDigest(_)
+                | Self::InvalidTag(_)
+                | Self::ManifestUnknown
+                | Self::BlobUnknown
+                | Self::NoReferrersEndpoint
+                | Self::NameUnknown
+                | Self::Denied
+                | Self::Refused
+                | Self::Rejected { .. }
+                | Self::RangeNotSatisfiable { .. }
+                | Self::ManifestTooLarge
+                | Self::ListTooLarge
+                | Self::TooManyRequests { .. }
+                | Self::UpstreamUnavailable { .. }
+                | Self::UpstreamResting(_)
+                | Self::UpstreamTimeout
+                | Self::RegistryElsewhere
+                | Self::DigestMismatch
+        )
     }
 
     pub(crate) fn status(&self) -> StatusCode {

@@ -102,7 +102,9 @@ async fn an_owner_that_is_killed_in_the_middle_costs_no_client() {
     for index in others {
         received += from_registry(&nodes[index]).await;
     }
-    assert!(received <= 1.05 * SIZE as f64, "{received} bytes from the registry for what the owner had not passed on");
+    // One of them goes on at the registry, and the other one reads from it: half of the blob, and what the owner had and had
+    // not passed on, 0.6 to 0.7 of it in all. If both went on there, it would be the whole at least.
+    assert!(received <= 0.85 * SIZE as f64, "{received} bytes from the registry for what the owner had not passed on");
     nodes[owner].revive().await;
     let again = download(&nodes[owner].blob_url("library/big", &blob)).await;
     assert!(again.is_whole(&blob.digest), "{again:?}");

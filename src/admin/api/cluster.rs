@@ -20,8 +20,9 @@ pub(super) async fn answer(
     if let Some(cluster) = cluster.filter(|_| is_checked) {
         cluster.check().await;
     }
-    let document = document(cluster);
-    turn.document(move || serde_json::to_string(&document)).await
+    let cluster = cluster.cloned();
+    // The shares of many members take a while.
+    turn.document(move || serde_json::to_string(&document(cluster.as_ref()))).await
 }
 
 /// Without a cluster there are no members.

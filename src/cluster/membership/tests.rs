@@ -73,7 +73,7 @@ async fn a_peer_that_stays_keeps_what_is_known_of_it() {
     let membership = membership(&["dns:forebay.lan:5000"], None, "127.0.0.1:5000");
     let find = async |all: &'static str| {
         membership.look_up(|_, _| async move { Ok(addresses(all)) }).await;
-        let members = membership.all();
+        let members = membership.members();
         members.all.iter().find_map(|member| match member {
             Member::Other(peer) if peer.name().contains("127.0.0.2") => Some(peer.clone()),
             _ => None,
@@ -119,7 +119,7 @@ fn a_forebay_finds_itself_among_the_members() {
         (None, "127.0.0.1:5001", None),
         (None, "0.0.0.0:5002", None),
         (Some("https://node1:5000"), "0.0.0.0:5000", Some("https://node1:5000")),
-        // The scheme is no part of who it is.
+        // The scheme does not tell members apart.
         (Some("http://node1:5000"), "0.0.0.0:5000", Some("https://node1:5000")),
     ] {
         let membership = membership(&listed, advertise, listen);
@@ -135,7 +135,7 @@ async fn peers_that_dns_lists_have_the_name_of_their_certificates() {
     let own = vec!["127.0.0.1:5000".parse().unwrap()];
     let membership = Membership::new(&config, own, clients(Some("forebay.lan"))).unwrap();
     membership.look_up(|_, _| async { Ok(addresses("127.0.0.2:5000")) }).await;
-    let members = membership.all();
+    let members = membership.members();
     let Member::Other(peer) = &members.all[0] else { panic!("{members:?}") };
     assert_eq!((&**peer.name(), peer.base().as_str()), ("https://127.0.0.2:5000", "https://forebay.lan:5000/"));
 }

@@ -141,7 +141,7 @@ impl Schedule {
         }
     }
 
-    /// Whoever waits at a peer waits for one that waits for no peer.
+    /// A node whose request has arrived at a peer waits for a node that waits for no peer.
     fn assert_no_wait_for_a_waiter(&self) {
         for (index, node) in self.nodes.iter().enumerate() {
             let Some(Download { at: At::Peer { node: peer, arrived: true }, .. }) = &node.download else { continue };

@@ -4,7 +4,7 @@ use super::*;
 use forebay::upstream::CredentialSource;
 use forebay_test_support::{fake_registry::Auth, manifest::OCI_MANIFEST, users};
 
-/// Node 0 asks node 1 for everything, and node 1 asks nobody.
+/// Node 0 asks node 1 for everything, and node 1 asks the registry alone.
 fn pair(upstreams: &str) -> forebay_test_support::cluster::ClusterBuilder {
     Cluster::build_with(upstreams, &[vec![1], vec![1]])
 }
@@ -164,4 +164,46 @@ async fn a_members_stale_password_refuses_no_client_of_others() {
     assert_eq!(cluster.node(1).get(&manifest(1)).await.status, 403);
     assert_eq!(cluster.node(0).get(&manifest(1)).await.status, 200);
     assert_eq!(of_peers(&cluster, "failed").await, 1.0);
+}
+
+#[tokio::test]
+async fn what_the_owner_has_is_served_while_the_registry_is_down() {
+    let registry = FakeRegistry::start().await;
+    let expected = content(50_000, 1);
+    let digest = registry.add_blob("team/app", expected.clone());
+    let cluster = pair(&upstream(&registry, "")).start().await;
+    assert!(right(&cluster.node(1).get(&path(&digest)).await, &expected));
+    registry.take_down(Server::Api).await;
+    assert!(right(&cluster.node(0).get(&path(&digest)).await, &expected));
+    assert_eq!(of_peers(&cluster, "answered").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_registry_that_the_owner_cannot_reach_is_asked() {
+    let registry = FakeRegistry::start().await;
+    let expected = content(50_000, 1);
+    let digest = registry.add_blob("team/app", expected.clone());
+    let mut cluster = pair(&upstream(&registry, "")).start().await;
+    let listen = vec![cluster.node(1).address()];
+    let nowhere = format!("http://127.0.0.1:{}", forebay_test_support::real::port::free_port());
+    cluster
+        .node_mut(1)
+        .restart_with(|config| {
+            config.server.listen = listen;
+            config.upstreams[0].urls = vec![nowhere.parse().unwrap()];
+        })
+        .await;
+    assert!(right(&cluster.node(0).get(&path(&digest)).await, &expected));
+    assert_eq!(of_peers(&cluster, "failed").await, 1.0);
+}
+
+#[tokio::test]
+async fn the_limit_that_the_owner_met_is_the_clusters() {
+    let registry = FakeRegistry::start().await;
+    registry.add_image("team/app", "1", &[b"layer"]);
+    let cluster = pair(&upstream(&registry, "")).start().await;
+    registry.fault(When::manifests(), Fault::too_many("60"));
+    assert_eq!(cluster.node(0).get(&manifest(1)).await.status, 429);
+    assert_eq!(of_peers(&cluster, "failed").await, 1.0, "the owner was asked");
+    assert_eq!(manifests(&registry), 1, "node 0 does not ask the registry again");
 }

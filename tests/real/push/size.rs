@@ -49,7 +49,8 @@ async fn two_gigabytes_pass_through_a_few_megabytes() {
     let grown = forebay.peak_memory().saturating_sub(before);
     let kept = if forebay.stored_blobs().is_empty() { "not kept" } else { "kept" };
     println!("{grown} bytes more at its peak, for {} bytes pushed and {kept}", PIECE * PIECES);
-    // 22 MiB are on their way, and 32 MiB wait where the disk is slower than the push; the allocator keeps some of what was freed.
+    // 22 MiB are on their way, and 32 MiB wait where the disk is slower than the push; the allocator keeps some of what
+    // was freed.
     assert!(grown < 96 << 20, "{grown} bytes more at its peak");
 }
 
