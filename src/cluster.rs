@@ -36,6 +36,7 @@ pub use self::{
 pub(crate) use self::{
     confirmation::Confirmation,
     labels::{PeerPlace, PeerResult},
+    membership::is_reached,
     peer::{Death, Peer},
     proof::{HEADER, Proof, ProofParts},
     refused_proof::RefusedProof,
@@ -111,6 +112,11 @@ impl Cluster {
             }
         }
         ahead
+    }
+
+    /// The key that all members share.
+    pub(crate) fn key(&self) -> &ClusterKey {
+        &self.0.key
     }
 
     /// Where this forebay is, if the operator says so.

@@ -8,7 +8,7 @@ use crate::{
     auth::{self, AccessControl},
     byte_counter::ByteCounter,
     cache::{DiskStore, DownloadResult},
-    cluster::{self, Cluster, ClusterKey},
+    cluster::{Cluster, ClusterKey},
     config::Config,
     metrics::Metrics,
     oci::HostPattern,
@@ -89,7 +89,7 @@ pub(super) fn table(config: &Config, context: &Context) -> Result<Table, Error> 
     }
     Seal::check(&config.push)?;
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
-    let seal = if pushes { Some(seal(config)?) } else { None };
+    let seal = if pushes { Some(seal(config, context.cluster.as_ref())?) } else { None };
     let hosts = allowed_hosts(config, &config.server.allowed_hosts);
     let has_private = upstreams.iter().any(Upstream::uses_client_credentials);
     let (offer, page) = (Offer::new(&config.upstreams, &config.access), config.server.page);
@@ -113,12 +113,13 @@ pub(super) fn first_seen_in(config: &Config) -> Option<&Path> {
     config.state_directory.as_deref()
 }
 
-fn seal(config: &Config) -> Result<Seal, Error> {
+/// `cluster`: the one that this forebay is in. A reload changes neither it nor its key.
+fn seal(config: &Config, cluster: Option<&Cluster>) -> Result<Seal, Error> {
     if let Some(file) = &config.push.key_file {
         return Ok(Seal::read(file)?);
     }
-    if let Some(cluster) = &config.cluster {
-        return Ok(Seal::of_cluster(&cluster_key(cluster)?)?);
+    if let Some(cluster) = cluster {
+        return Ok(Seal::of_cluster(cluster.key())?);
     }
     let state = StateDirectory::open(config.state_directory.as_deref().ok_or(Error::NoState)?)?;
     Seal::kept(&state, &config.cache.directory).map_err(Error::StateKey)
@@ -133,17 +134,14 @@ fn upstreams(config: &Config, context: &Context) -> Result<Vec<Upstream>, Error>
     config.upstreams.iter().enumerate().map(build).collect()
 }
 
-fn cluster_key(cluster: &cluster::Config) -> Result<ClusterKey, Error> {
-    ClusterKey::read(&cluster.key_file).map_err(|source| Error::ClusterKey { path: cluster.key_file.clone(), source })
-}
-
-/// The cluster of the configuration. `listeners`: where this forebay listens.
+/// The cluster of the configuration.
 ///
 /// # Errors
 /// The key, or the CAs, cannot be read; or a peer's name is no name of a host.
 pub(super) fn cluster(config: &Config) -> Result<Option<Cluster>, Error> {
     let Some(cluster) = &config.cluster else { return Ok(None) };
-    let key = cluster_key(cluster)?;
+    let key = ClusterKey::read(&cluster.key_file)
+        .map_err(|source| Error::ClusterKey { path: cluster.key_file.clone(), source })?;
     let tls = upstream::peer_tls(cluster.ca.as_deref()).map_err(Error::ClusterTls)?;
     Ok(Some(Cluster::new(cluster, key, config.server.listen.clone(), tls)?))
 }

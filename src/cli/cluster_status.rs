@@ -17,7 +17,10 @@ use super::{
 pub(super) fn run(running: &RunningArguments) -> Result<(), Failure> {
     let cluster = control::get(&running.places()?, "/api/v1/cluster?check=true")?;
     if !running.json && members(&cluster).next().is_none() {
-        let why = "this forebay is in no cluster; [cluster] in its configuration names one: docs/cluster.md";
+        let why = match cluster["is_configured"] == true {
+            true => "DNS has named no member of the cluster yet: the log of this forebay tells why",
+            false => "this forebay is in no cluster; [cluster] in its configuration names one: docs/cluster.md",
+        };
         return Err(Failure::Failed(anyhow::anyhow!(why)));
     }
     match running.json {

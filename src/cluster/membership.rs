@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -116,20 +116,20 @@ impl Own {
         match (&self.advertise, authority.address()) {
             // The scheme of those that DNS lists is a guess.
             (Some(own), _) => own.host_and_port() == authority.host_and_port(),
-            (None, Some(address)) => self.listeners.iter().any(|listener| self.is_reached(*listener, address)),
+            (None, Some(address)) => {
+                let is_own = |ip| is_own_address(ip).unwrap_or_else(|| self.machine.has(ip));
+                self.listeners.iter().any(|listener| is_reached(*listener, address, is_own))
+            }
             (None, None) => false,
         }
     }
+}
 
-    /// Whether a connection to the address comes to this listener.
-    fn is_reached(&self, listener: SocketAddr, address: SocketAddr) -> bool {
-        let ip = listener.ip().to_canonical();
-        listener.port() == address.port()
-            && match ip.is_unspecified() {
-                true => is_own_address(address.ip()).unwrap_or_else(|| self.machine.has(address.ip())),
-                false => ip == address.ip().to_canonical(),
-            }
-    }
+/// Whether a connection to the address comes to this listener. `is_own`: whether an address is one of this machine.
+pub(crate) fn is_reached(listener: SocketAddr, address: SocketAddr, is_own: impl FnOnce(IpAddr) -> bool) -> bool {
+    let ip = listener.ip().to_canonical();
+    listener.port() == address.port()
+        && if ip.is_unspecified() { is_own(address.ip()) } else { ip == address.ip().to_canonical() }
 }
 
 impl Membership {

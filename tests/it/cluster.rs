@@ -286,6 +286,10 @@ async fn an_upload_may_go_on_at_another_node() {
     let upstream =
         format!("[[upstream]]\nname = \"{UPSTREAM}\"\nurls = [\"{}\"]\ndefault = true\npush = true\n", registry.url());
     let cluster = Cluster::build_with(&upstream, &vec![vec![0, 1, 2]; 3]).start().await;
+    // A reload takes no other key, neither for proofs nor for uploads.
+    let config = cluster.node(0).config();
+    std::fs::write(&config.cluster.as_ref().unwrap().key_file, "another key of more than thirty-two bytes").unwrap();
+    cluster.node(0).app().reload(config.clone()).unwrap();
     let content = content(100_000, 3);
     let digest = Digest::of(Algorithm::Sha256, &content);
     let send = async |node: usize, method: Method, path: &str, body: Bytes| {

@@ -33,7 +33,7 @@ pub(super) fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
         }
         Own::Member { is_tls } => {
             if cluster.peers.len() == 1 && listed() {
-                found.push(Warning::new(of_peers, "has this forebay alone: it asks nobody"));
+                found.push(Warning::new(of_peers, "has this forebay alone: it asks no peer"));
             }
             if is_tls && config.server.tls.is_none() {
                 let problem = "the others reach this forebay over TLS, which it does not serve: add [server.tls]";
@@ -84,10 +84,8 @@ fn own(cluster: &cluster::Config, facts: &Facts) -> Own {
 }
 
 fn is_reached(address: SocketAddr, facts: &Facts) -> bool {
-    facts.listening.iter().any(|listener| {
-        let is_any = listener.ip().is_unspecified() && facts.machine.has(address.ip());
-        listener.port() == address.port() && (is_any || listener.ip().to_canonical() == address.ip().to_canonical())
-    })
+    let is_own = |ip| facts.machine.has(ip) || facts.own_peers.contains(&ip);
+    facts.listening.iter().any(|listener| cluster::is_reached(*listener, address, is_own))
 }
 
 fn is_tls(cluster: &cluster::Config, peer: &Source) -> bool {

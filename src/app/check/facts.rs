@@ -13,8 +13,9 @@ use rustix::fs::Access;
 use super::of_upstream;
 use crate::{
     auth,
+    cluster::Source,
     config::{Config, Key},
-    machine::Machine,
+    machine::{Machine, is_own_address},
     transport::{CertificateFacts, bind},
     upstream::{self, CredentialSource},
 };
@@ -39,6 +40,8 @@ pub struct Facts {
     /// The addresses of the registry's listeners; empty if they are not known.
     pub(super) listening: Vec<SocketAddr>,
     pub(super) machine: Machine,
+    /// The addresses of `cluster.peers` that are this machine's, of whichever interface.
+    pub(super) own_peers: Vec<IpAddr>,
     /// The name of this machine.
     pub(super) host_name: String,
 }
@@ -109,6 +112,7 @@ impl Facts {
             ports,
             listening,
             machine: Machine::find(),
+            own_peers: own_peers(config),
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
     }
@@ -211,6 +215,15 @@ fn port_use(address: SocketAddr, beside: &[SocketAddr], running: &[SocketAddr]) 
             _ => PortUse::Free,
         },
     }
+}
+
+fn own_peers(config: &Config) -> Vec<IpAddr> {
+    let peers = config.cluster.iter().flat_map(|cluster| &cluster.peers);
+    let addresses = peers.filter_map(|peer| match peer {
+        Source::One(peer) => peer.address().map(|address| address.ip()),
+        Source::Dns { .. } => None,
+    });
+    addresses.filter(|ip| is_own_address(*ip) == Some(true)).collect()
 }
 
 #[cfg(test)]

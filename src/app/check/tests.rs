@@ -35,6 +35,7 @@ fn facts() -> Facts {
         ports: Vec::new(),
         listening: addresses("127.0.0.1:5000"),
         machine: Machine { v4: Some("10.0.4.17".parse().unwrap()), v6: None },
+        own_peers: Vec::new(),
         host_name: "build7".to_owned(),
     }
 }

@@ -1,5 +1,3 @@
-use std::net::IpAddr;
-
 use super::*;
 
 fn clients(server_name: Option<&str>) -> PeerClients {
