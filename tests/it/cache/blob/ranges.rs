@@ -25,6 +25,16 @@ fn held(registry: &FakeRegistry, len: usize, at: usize) -> (Digest, Bytes, Gate)
     (digest, content, gate)
 }
 
+/// A blob whose length nobody tells, neither by a header nor, until the gate opens, by its end.
+fn of_unknown_length(registry: &FakeRegistry) -> (Digest, Bytes, Gate) {
+    let (digest, content) = add(registry, 300_000, 1);
+    let gate = Gate::new();
+    for fault in [Fault::NoContentLength, Fault::IgnoreRange, Fault::HoldBody { at: 100, gate: gate.clone() }] {
+        registry.fault(When::blob(&digest), fault);
+    }
+    (digest, content, gate)
+}
+
 fn ranges(registry: &FakeRegistry) -> Vec<String> {
     registry.requests().iter().filter_map(|request| Some(request.header("range")?.to_owned())).collect()
 }
@@ -252,9 +262,7 @@ async fn the_rest_after_a_partial_response_is_requested_with_backoff() {
 async fn a_range_of_unknown_length_returns_the_whole_blob() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::of(&registry).await;
-    // Once the end has come, the length is known.
-    let (digest, content, gate) = held(&registry, 300_000, 100);
-    registry.fault(When::blobs(), Fault::NoContentLength);
+    let (digest, content, gate) = of_unknown_length(&registry);
     let cold = Raw::get(mirror.address(), &path(&digest), &[("range", "bytes=5-9")]).await;
     assert_eq!(cold.status, 200);
     gate.open();

@@ -200,8 +200,13 @@ async fn a_blob_without_a_length_comes_whole_and_is_cached() {
     let mirror = Mirror::of(&registry).await;
     let (digest, content) = add(&registry, LEN, 1);
     registry.fault(When::blobs(), Fault::NoContentLength);
+    // A part would tell the length, and so does the end.
+    let gate = Gate::new();
+    registry.fault(When::blobs(), Fault::IgnoreRange);
+    registry.fault(When::blobs(), Fault::HoldBody { at: 1000, gate: gate.clone() });
     let client = Raw::get(mirror.address(), &path(&digest), &[]).await;
     assert_eq!((client.status, client.header("transfer-encoding")), (200, Some("chunked")));
+    gate.open();
     let end = client.rest().await;
     assert!(end.is_whole() && end.bytes() == content);
     until_stored(&mirror).await;
