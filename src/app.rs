@@ -56,7 +56,7 @@ pub use self::{
 };
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
-    loading::{allowed_hosts, cluster, deletions_in, first_seen_in, table, upstream_context},
+    loading::{allowed_hosts, cluster, deletions_in, first_seen_in, store as object_store, table, upstream_context},
     reloadable::Reloadable,
     running::Running,
     warnings::tell_zero_copy,
@@ -117,8 +117,12 @@ impl App {
         let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let cluster = cluster(&config)?;
-        let upstream_context =
-            Context { cluster: cluster.clone(), ..upstream_context(metrics.clone(), instance.pseudonym()) };
+        let objects = object_store(&config, &metrics)?;
+        let upstream_context = Context {
+            cluster: cluster.clone(),
+            store: objects.clone(),
+            ..upstream_context(metrics.clone(), instance.pseudonym())
+        };
         let scrub = Scrub::new(&config.cache, store.clone(), metrics.clone());
         let inventory = Inventory::new(store.clone());
         if let Some(state) = &config.state_directory {
@@ -237,6 +241,10 @@ impl App {
             tasks.spawn(async move {
                 over.run_until_cancelled(cluster.watch()).await;
             });
+        }
+        if let Some(objects) = objects {
+            let over = end.clone();
+            tasks.spawn(async move { over.run_until_cancelled(objects.begin()).await });
         }
         tasks.spawn(inventory.clone().run(end.clone()));
         tasks.spawn(pins.run(end.clone()));

@@ -36,6 +36,7 @@ mod schema;
 mod server;
 pub mod show;
 mod state_directory;
+mod store;
 mod suggest;
 mod syntax;
 mod typed;
@@ -89,6 +90,8 @@ pub struct Config {
     pub rules: Rules,
     /// The cluster that this forebay belongs to.
     pub cluster: Option<crate::cluster::Config>,
+    /// The object store behind this forebay.
+    pub store: Option<crate::store::Config>,
     /// Images that are kept warm.
     pub warm: Vec<crate::warm::Config>,
 }
@@ -136,6 +139,7 @@ struct File {
     upstream: Vec<upstream::UpstreamSection>,
     rule: Vec<rule::RuleSection>,
     cluster: cluster::ClusterSection,
+    store: store::StoreSection,
     warm: Vec<warm::WarmSection>,
 }
 
@@ -243,6 +247,7 @@ fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Con
     let access = sections.access.read(document, &server, by_client);
     let push = document.keep(sections.push.read(document)).unwrap_or_default();
     let cluster = document.keep(sections.cluster.read(document, &server)).flatten();
+    let store = document.keep(sections.store.read(document)).flatten();
     let of_upstreams = sections.upstream.iter_mut().map(upstream::UpstreamSection::take_rules).collect();
     let upstreams = upstreams::read(document, sections.upstream, client_grants);
     let rules = rules::read(document, of_upstreams, sections.rule, &upstreams);
@@ -263,6 +268,7 @@ fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Con
         upstreams,
         rules,
         cluster,
+        store,
         warm,
     }
 }

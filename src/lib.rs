@@ -16,13 +16,13 @@
 //! - [`oci`] is the vocabulary all of them share.
 //!
 //! Besides: [`error`] (why a request failed, and what forebay tells the client), [`metrics`] (what forebay counts),
-//! [`cluster`] (the forebays that are asked before registries), [`admin`] (the operator's own listener), [`peer`]
-//! (clients by their addresses, and their shares of bounded resources), [`rate`] (bytes per second that transfers
-//! share), [`machine`] (the addresses of this machine), [`setup`] (what clients write into their configuration),
-//! [`html`] (what pages for browsers have in common), [`units`] (numbers as people read them), [`state_dir`] (keys,
-//! which are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to parse large
-//! documents), [`followers`] (of events), [`request_trace`] (what a request spends at its upstream), [`visible`] (text
-//! of others, before a person sees it).
+//! [`cluster`] (the forebays that are asked before registries), [`store`] (the object store behind forebays), [`admin`]
+//! (the operator's own listener), [`peer`] (clients by their addresses, and their shares of bounded resources), [`rate`]
+//! (bytes per second that transfers share), [`machine`] (the addresses of this machine), [`setup`] (what clients write
+//! into their configuration), [`html`] (what pages for browsers have in common), [`units`] (numbers as people read them),
+//! [`state_dir`] (keys, which are no cache), [`small_file`] (small files that the operator names), [`offload`] (turns to
+//! parse large documents), [`followers`] (of events), [`request_trace`] (what a request spends at its upstream),
+//! [`visible`] (text of others, before a person sees it).
 //!
 //! `ARCHITECTURE.md` has the promises these modules keep, and how data flows through them.
 
@@ -66,6 +66,7 @@ pub mod setup;
 pub(crate) mod single_flight;
 pub(crate) mod small_file;
 pub(crate) mod state_dir;
+pub mod store;
 pub mod tar;
 pub mod transport;
 pub mod units;

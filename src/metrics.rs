@@ -10,6 +10,7 @@ mod failures;
 mod families;
 mod labels;
 mod series;
+mod store;
 
 use std::{
     collections::BTreeSet,

@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// All files of forebay here, with the names they have while they are written.
-const FILES: [&str; 15] = [
+const FILES: [&str; 17] = [
     "push.key",
     "push.key.new",
     DELETED,
@@ -29,6 +29,8 @@ const FILES: [&str; 15] = [
     PINS,
     "pins.new",
     CONTROL_SOCKET,
+    STORE_UPLOADS,
+    "store-uploads.new",
 ];
 /// The blobs and manifests deleted lately through forebay.
 pub(crate) const DELETED: &str = "deleted";
@@ -44,6 +46,8 @@ pub(crate) const IMAGES_DAMAGED: &str = "images.damaged";
 pub(crate) const PINS: &str = "pins";
 /// The control socket, if it is here.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+/// The uploads to the object store that are under way.
+pub(crate) const STORE_UPLOADS: &str = "store-uploads";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 

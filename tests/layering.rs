@@ -26,7 +26,7 @@ const ORDER: &[&[&str]] = &[
     &["route", "auth", "history"],
     &["cache"],
     &["transport", "upstream"],
-    &["rule", "cluster"],
+    &["rule", "cluster", "store"],
     &["metrics", "html"],
     &["oci"],
     &["request_trace"],

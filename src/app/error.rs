@@ -11,7 +11,7 @@ use crate::{
     error_chain::ErrorChain,
     metrics,
     push::KeyError,
-    state_dir,
+    state_dir, store,
     transport::{ListenError, TlsConfig, TlsError},
     upstream::{CredentialSource, NoRandomSource, SetupError, proxy::ProxyError},
 };
@@ -55,6 +55,10 @@ pub enum Error {
     ClusterTls(#[source] SetupError),
     #[error("cluster.peers")]
     ClusterPeers(#[from] NoClient),
+    #[error("store.ca")]
+    StoreTls(#[source] SetupError),
+    #[error("store")]
+    Store(#[from] store::SetupError),
     #[error("cannot listen on the admin address {address}")]
     Admin { address: SocketAddr, source: io::Error },
 }
@@ -75,6 +79,8 @@ impl Error {
             | Self::ClusterKey { .. }
             | Self::ClusterTls(_)
             | Self::ClusterPeers(_)
+            | Self::StoreTls(_)
+            | Self::Store(_)
             | Self::Tls(_) => true,
             Self::State(error) => error.is_configuration(),
             Self::Control(error) => error.is_configuration(),
@@ -109,6 +115,9 @@ impl Error {
             Self::ClusterKey { .. } => Key::new("cluster").field("key_file"),
             Self::ClusterTls(_) => Key::new("cluster").field("ca"),
             Self::ClusterPeers(_) => Key::new("cluster").field("peers"),
+            Self::StoreTls(_) => Key::new("store").field("ca"),
+            Self::Store(store::SetupError::Keys { .. }) => Key::new("store").field("access_key_id_file"),
+            Self::Store(_) => Key::new("store").field("url"),
             Self::Listen(_) => Key::new("server").field("listen"),
             Self::Admin { .. } => Key::new("admin").field("listen"),
             Self::Metrics(_) | Self::Proxy(_) | Self::Randomness(_) => return None,
@@ -137,6 +146,8 @@ impl Error {
             | Self::ClusterKey { .. }
             | Self::ClusterTls(_)
             | Self::ClusterPeers(_)
+            | Self::StoreTls(_)
+            | Self::Store(_)
             | Self::Tls(_) => self.source().map(|source| ErrorChain(source).to_string()).unwrap_or_default(),
             _ => ErrorChain(self).to_string(),
         }

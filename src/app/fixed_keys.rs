@@ -8,6 +8,7 @@ use std::{fmt, path::Path, time::Duration};
 use crate::{
     admin, cache, cluster,
     config::Config,
+    store,
     transport::{self, TlsConfig},
 };
 
@@ -33,12 +34,12 @@ const FIXED: [&str; 10] = [
     "download.complete",
 ];
 
-/// The section that only a start changes, with all its keys.
-const FIXED_SECTION: &str = "cluster.";
+/// The sections that only a start changes, with all their keys.
+const FIXED_SECTIONS: [&str; 2] = ["cluster.", "store."];
 
 /// Whether a key's new value takes effect at the next start only.
 pub fn is_fixed_at_start(key: &str) -> bool {
-    FIXED.contains(&key) || key.starts_with(FIXED_SECTION)
+    FIXED.contains(&key) || FIXED_SECTIONS.iter().any(|section| key.starts_with(section))
 }
 
 impl FixedKey {
@@ -67,12 +68,14 @@ pub(super) fn keep_fixed(start: &Config, mut new: Config) -> (Config, Vec<FixedK
         upstreams: _,
         rules: _,
         cluster,
+        store,
         warm: _,
     } = &mut new;
     fixed.keep_server(&start.server, server);
     fixed.keep_admin(&start.admin, admin);
     fixed.keep_cache(&start.cache, cache);
     fixed.keep_cluster(&start.cluster, cluster);
+    fixed.keep_store(&start.store, store);
     (new, fixed.0)
 }
 
@@ -156,6 +159,12 @@ impl Fixed {
         // There was no cluster, or there is to be none.
         self.keep("cluster.peers", start, new, |cluster| {
             cluster.as_ref().map_or_else(|| "none".to_owned(), |cluster| list(&cluster.peers))
+        });
+    }
+
+    fn keep_store(&mut self, start: &Option<store::Config>, new: &mut Option<store::Config>) {
+        self.keep("store.url", start, new, |store| {
+            store.as_ref().map_or_else(|| "none".to_owned(), |store| store.url.to_string())
         });
     }
 

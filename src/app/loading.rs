@@ -17,6 +17,7 @@ use crate::{
     route::{AllowedHosts, Routes},
     setup::Offer,
     state_dir::{self, StateDirectory},
+    store::{Direction, Store, StoreOperation, StoreResult, UploadResult},
     transport::ReloadableTls,
     upstream::{
         self, Context, FailureCause, HealthTable, PauseTable, RateTable, ReadBudget, TokenResult, Upstream, proxy,
@@ -38,7 +39,7 @@ pub struct Checked {
 pub fn check(config: &Config) -> Checked {
     let access = AccessControl::load(&config.access).and_then(|_| auth::check_push_users(&config.access));
     let token_file = config.admin.token_file.as_deref().map_or(Ok(()), |file| TokenFile::load(file).map(drop));
-    let checks: [Result<(), Error>; 7] = [
+    let checks: [Result<(), Error>; 8] = [
         token_file.map_err(Error::from),
         access.map_err(Error::from),
         Seal::check(&config.push).map_err(Error::from),
@@ -46,6 +47,7 @@ pub fn check(config: &Config) -> Checked {
         DiskStore::check(&config.cache).map_err(Error::from),
         proxy::check().map_err(Error::from),
         cluster(config).map(drop),
+        check_store(config),
     ];
     let mut errors: Vec<Error> = checks.into_iter().filter_map(Result::err).collect();
     errors.extend(config.server.tls.iter().flat_map(ReloadableTls::check).map(Error::from));
@@ -78,6 +80,7 @@ pub(super) fn upstream_context(metrics: Metrics, pseudonym: &str) -> Context {
         content: ByteCounter::default(),
         pauses: PauseTable::default(),
         cluster: None,
+        store: None,
     }
 }
 
@@ -144,4 +147,19 @@ pub(super) fn cluster(config: &Config) -> Result<Option<Cluster>, Error> {
         .map_err(|source| Error::ClusterKey { path: cluster.key_file.clone(), source })?;
     let tls = upstream::peer_tls(cluster.ca.as_deref()).map_err(Error::ClusterTls)?;
     Ok(Some(Cluster::new(cluster, key, config.server.listen.clone(), tls)?))
+}
+
+/// The object store of the configuration. Sends no request.
+///
+/// # Errors
+/// Its credentials or CAs cannot be read, or there are none.
+pub(super) fn store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error> {
+    let Some(store) = &config.store else { return Ok(None) };
+    let tls = upstream::store_tls(store.ca.as_deref()).map_err(Error::StoreTls)?;
+    metrics.with_store::<StoreOperation, StoreResult, Direction, UploadResult>();
+    Ok(Some(Store::new(store, config.state_directory.as_deref(), tls, metrics.clone())?))
+}
+
+fn check_store(config: &Config) -> Result<(), Error> {
+    store(config, &Metrics::new()?).map(drop)
 }

@@ -16,7 +16,7 @@ use super::{Config, Key, Place, byte_rate, units};
 use crate::{
     admin, auth, cache, cluster, push,
     rule::{First, Rule, RuleKeys},
-    transport,
+    store, transport,
     upstream::{self, Access, CredentialSource},
     warm::{self, Platforms, Schedule},
 };
@@ -63,7 +63,7 @@ impl Setting {
 /// All settings, in the order of `config.example.toml`. A key without a value, such as `access.htpasswd` without a file, is
 /// left out. `access.access_ttl` and `access_grace` stand with each upstream that they are for.
 pub fn settings(config: &Config) -> Vec<Setting> {
-    let Config { state_directory, server, admin, cache, access, push, upstreams, rules, cluster, warm } = config;
+    let Config { state_directory, server, admin, cache, access, push, upstreams, rules, cluster, store, warm } = config;
     let mut shown = Settings::default();
     shown.in_section(Section::Top).path("state_directory", state_directory.as_deref());
     shown.server(server);
@@ -83,6 +83,9 @@ pub fn settings(config: &Config) -> Vec<Setting> {
     }
     if let Some(cluster) = cluster {
         shown.in_section(Section::Table("cluster")).cluster(cluster);
+    }
+    if let Some(store) = store {
+        shown.in_section(Section::Table("store")).store(store);
     }
     for (index, job) in warm.iter().enumerate() {
         shown.in_section(Section::Item("warm", index)).warm(job);
@@ -286,6 +289,7 @@ impl Settings {
             push,
             max_rate_in,
             max_rate_out,
+            store,
         } = config;
         self.put("name", &**name);
         // As people write it, without the path that a URL without one has.
@@ -322,6 +326,7 @@ impl Settings {
         self.period("response_timeout", *response);
         self.period("idle_timeout", *idle);
         self.put("push", *push);
+        self.put("store", *store);
         self.text("max_rate_in", max_rate_in.map(byte_rate::rate).as_deref());
         self.text("max_rate_out", max_rate_out.map(byte_rate::rate).as_deref());
     }
@@ -349,6 +354,22 @@ impl Settings {
         self.text("server_name", server_name.as_deref());
         self.path("ca", ca.as_deref());
         self.period("timeout", *timeout);
+    }
+
+    fn store(&mut self, store: &store::Config) {
+        let store::Config { url, endpoint, region, credentials, ca } = store;
+        self.text("url", Some(&url.to_string()));
+        self.text("endpoint", endpoint.as_ref().map(url::Url::as_str));
+        self.text("region", region.as_deref());
+        match credentials {
+            store::Credentials::Environment => self.text("credentials", Some("environment")),
+            store::Credentials::Instance => self.text("credentials", Some("instance")),
+            store::Credentials::Files { access_key_id, secret_access_key } => {
+                self.path("access_key_id_file", Some(access_key_id));
+                self.path("secret_access_key_file", Some(secret_access_key));
+            }
+        }
+        self.path("ca", ca.as_deref());
     }
 
     fn warm(&mut self, job: &warm::Config) {

@@ -51,6 +51,7 @@ pub(super) struct UpstreamSection {
     access_ttl: Option<Period>,
     access_grace: Option<Period>,
     push: bool,
+    store: Option<bool>,
     connections: Option<u64>,
     connect_timeout: Option<Period>,
     response_timeout: Option<Period>,
@@ -145,6 +146,8 @@ impl Reader<'_> {
             access,
             connections: connections.unwrap_or(defaults.connections),
             push: section.push,
+            // Private content is in no store unless the operator writes so.
+            store: section.store.unwrap_or(access == Access::Shared),
             timeouts,
             max_rate_in: section.max_rate_in.map(|ByteRate(rate)| rate),
             max_rate_out: section.max_rate_out.map(|ByteRate(rate)| rate),

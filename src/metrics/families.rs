@@ -24,6 +24,7 @@ pub(super) struct Families {
     pub cache: CacheFamilies,
     pub connections: ConnectionFamilies,
     pub cluster: ClusterFamilies,
+    pub store: StoreFamilies,
 }
 
 impl Families {
@@ -36,6 +37,7 @@ impl Families {
             cache: CacheFamilies::register(r)?,
             connections: ConnectionFamilies::register(r)?,
             cluster: ClusterFamilies::register(r)?,
+            store: StoreFamilies::register(r)?,
         })
     }
 }
@@ -233,6 +235,54 @@ impl ClusterFamilies {
                 "forebay_peer_received_bytes_total",
                 "Bytes of blobs received from peers, by the zone that they are in.",
                 &["zone"],
+            )?,
+        })
+    }
+}
+
+/// Requests to the object store.
+pub(super) struct StoreFamilies {
+    pub requests: IntCounterVec,
+    pub bytes: IntCounterVec,
+    pub uploads: IntCounterVec,
+    pub queue: IntGauge,
+    pub up: IntGaugeVec,
+    pub wrong_objects: IntCounterVec,
+}
+
+impl StoreFamilies {
+    fn register(r: &Registry) -> Result<Self, Error> {
+        Ok(Self {
+            requests: counters(
+                r,
+                "forebay_store_requests_total",
+                "Requests made of the object store, by what came of them.",
+                &["operation", "result"],
+            )?,
+            bytes: counters(
+                r,
+                "forebay_store_bytes_total",
+                "Bytes received from the object store (in) and sent to it (out).",
+                &["direction"],
+            )?,
+            uploads: counters(
+                r,
+                "forebay_store_uploads_total",
+                "Contents that were to be uploaded to the object store, by what became of them.",
+                &["result"],
+            )?,
+            queue: gauge(r, "forebay_store_upload_queue", "Contents that wait for their upload to the object store.")?,
+            up: gauges(
+                r,
+                "forebay_store_up",
+                "Whether requests of this kind are sent to the object store; after failures they pause.",
+                &["kind"],
+            )?,
+            wrong_objects: counters(
+                r,
+                "forebay_store_wrong_objects_total",
+                "Objects of the store whose bytes were not those of their digest.",
+                &[],
             )?,
         })
     }

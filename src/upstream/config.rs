@@ -32,6 +32,8 @@ pub struct Config {
     pub timeouts: UpstreamTimeouts,
     /// Whether pushes, mounts and deletes are forwarded to the first of `urls`.
     pub push: bool,
+    /// Whether its content is read from the object store, and written to it.
+    pub store: bool,
     /// How fast it may send to forebay.
     pub max_rate_in: Option<BytesPerSecond>,
     /// How fast forebay may send its content to clients.
@@ -55,6 +57,7 @@ impl Config {
             connections: 6,
             timeouts: UpstreamTimeouts::default(),
             push: false,
+            store: true,
             max_rate_in: None,
             max_rate_out: None,
         }

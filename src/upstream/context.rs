@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{health::HealthTable, pause::PauseTable, rates::RateTable, response::document_budget::ReadBudget};
-use crate::{byte_counter::ByteCounter, cluster::Cluster, metrics::Metrics};
+use crate::{byte_counter::ByteCounter, cluster::Cluster, metrics::Metrics, store::Store};
 
 #[derive(Clone)]
 pub struct Context {
@@ -22,6 +22,8 @@ pub struct Context {
     pub pauses: PauseTable,
     /// The forebays that are asked before registries.
     pub cluster: Option<Cluster>,
+    /// The object store behind this forebay.
+    pub store: Option<Store>,
 }
 
 #[cfg(test)]
@@ -36,6 +38,7 @@ impl Context {
             content: ByteCounter::default(),
             pauses: PauseTable::default(),
             cluster: None,
+            store: None,
         }
     }
 }

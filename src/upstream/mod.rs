@@ -43,6 +43,7 @@ mod repositories_of_registry;
 mod response;
 mod setup_error;
 mod state;
+mod stores;
 mod throttle;
 mod upload_body;
 mod via;
@@ -52,6 +53,7 @@ mod wrong_peers;
 
 pub(crate) use self::{
     auth::named_helper, peers::peer_tls, principal::Verdict, rates::TimedHold, response::warning::VALUE_WEIGHT,
+    stores::store_tls,
 };
 pub use self::{
     auth::{TokenResult, challenge, token_exchange},

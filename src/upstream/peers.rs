@@ -11,7 +11,7 @@ use reqwest::Url;
 use rustls::ClientConfig;
 
 use super::{
-    client::{body::with_idle_timeout, ca_file, follow_redirects::FinalResponse, http_request::TransportError, trust},
+    client::{body::with_idle_timeout, follow_redirects::FinalResponse, http_request::TransportError, trust},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
     peer_use::PeerUse,
@@ -32,9 +32,7 @@ use crate::{
 /// # Errors
 /// The file has no usable certificate.
 pub(crate) fn peer_tls(ca: Option<&Path>) -> Result<ClientConfig, SetupError> {
-    let name: Arc<str> = "cluster".into();
-    let tls = trust::configuration(&name, ca_file::certificates(&name, ca)?);
-    let mut tls = tls.map_err(|source| SetupError::Tls { upstream: name, source })?;
+    let mut tls = trust::of_section("cluster", ca)?;
     tls.alpn_protocols = vec![b"h2".to_vec()];
     Ok(tls)
 }

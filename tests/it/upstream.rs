@@ -66,7 +66,17 @@ impl Subject {
         rates.set(std::slice::from_ref(config));
         let (health, pauses, content) = (HealthTable::default(), PauseTable::default(), Default::default());
         let via = Arc::from("1.1 forebay-test");
-        let context = Context { metrics: metrics.clone(), via, budget, rates, health, content, pauses, cluster: None };
+        let context = Context {
+            metrics: metrics.clone(),
+            via,
+            budget,
+            rates,
+            health,
+            content,
+            pauses,
+            cluster: None,
+            store: None,
+        };
         Self { upstream: Upstream::new(config, context).unwrap(), metrics }
     }
 

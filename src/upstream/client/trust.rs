@@ -4,7 +4,7 @@
 //! and so is a server whose certificate is in `ca` byte for byte, whatever its extensions: Docker's documentation has
 //! an operator make one with the CA flag, and other clients accept it.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError, RootCertStore,
@@ -18,6 +18,9 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
+
+use super::ca_file;
+use crate::upstream::setup_error::SetupError;
 
 /// The TLS configuration of connections to `upstream`, whose `ca` has these certificates.
 ///
@@ -45,6 +48,16 @@ pub(in crate::upstream) fn configuration(
         .map_err(|error| TlsError::Other(OtherError(Arc::new(error))))?;
     let verifier = Arc::new(Verifier { of_roots, own });
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// The TLS configuration of connections that a section of the configuration is about, with its own `ca`.
+///
+/// # Errors
+/// The file has no usable certificate.
+pub(in crate::upstream) fn of_section(section: &str, ca: Option<&Path>) -> Result<ClientConfig, SetupError> {
+    let name: Arc<str> = section.into();
+    let tls = configuration(&name, ca_file::certificates(&name, ca)?);
+    tls.map_err(|source| SetupError::Tls { upstream: name, source })
 }
 
 #[derive(Debug)]

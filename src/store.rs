@@ -1,0 +1,226 @@
+//! The object store behind forebays: what one of them has got, all of them have, also after their disks are gone.
+//!
+//! A [`Store`] is a handle on a bucket of S3, of Google Cloud Storage or of Azure, by the crate `object_store`. It knows no cache
+//! and no registry: names go in, bytes go in and out. See docs/decisions/0036-store.md.
+//!
+//! What must hold: the store is believed no more than a registry, so that its caller verifies what it reads; each request has a
+//! timeout and is sent once; while the store fails it is left alone ([`breaker`]), apart for reads and writes, since a full store
+//! can still be read; no credential is in an error, in a log line, or in an object.
+
+mod breaker;
+mod config;
+mod credentials;
+mod distrust;
+mod engine;
+mod error;
+mod get;
+mod health;
+mod http;
+mod journal;
+mod labels;
+mod listing;
+mod location;
+mod names;
+mod probe;
+mod put;
+mod sign;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use self::{
+    breaker::{Breaker, Change},
+    distrust::Distrust,
+    engine::Engine,
+    health::HealthLog,
+    http::Connector,
+    journal::Journal,
+    probe::Conditions,
+};
+pub use self::{
+    config::{Config, Credentials},
+    engine::SetupError,
+    location::{Location, NoLocation, Scheme},
+};
+pub(crate) use self::{
+    error::{Error, ErrorKind},
+    get::{Object, Part},
+    health::Health,
+    labels::{Direction, StoreOperation, StoreResult, UploadResult},
+    listing::{Listed, Page},
+    names::{ObjectName, Pool},
+    put::IfPresent,
+};
+use crate::metrics::Metrics;
+
+/// How long a request without content may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A cheap handle on the store.
+#[derive(Clone)]
+pub struct Store(Arc<StoreInner>);
+
+struct StoreInner {
+    location: Location,
+    engine: Arc<dyn Engine>,
+    reads: Breaker,
+    writes: Breaker,
+    distrust: Distrust,
+    conditions: Conditions,
+    journal: Journal,
+    health: HealthLog,
+    metrics: Metrics,
+}
+
+/// Which requests fail together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// A client waits for it.
+    Read,
+    /// It can wait.
+    Write,
+}
+
+impl Store {
+    /// Sends no request. `state`: where uploads in parts are noted, so that a later start can end them; `tls`: which certificates
+    /// are believed. Blocks on the files of keys.
+    ///
+    /// # Errors
+    /// The store cannot be used as it is configured.
+    pub(crate) fn new(
+        config: &Config,
+        state: Option<&Path>,
+        tls: rustls::ClientConfig,
+        metrics: Metrics,
+    ) -> Result<Self, SetupError> {
+        let connector = Connector::new(tls)?;
+        let engine = engine::open(config, config.endpoint.as_ref(), &connector)?;
+        Ok(Self(Arc::new(StoreInner {
+            location: config.url.clone(),
+            engine,
+            reads: Breaker::of_reads(),
+            writes: Breaker::of_writes(),
+            distrust: Distrust::default(),
+            conditions: Conditions::default(),
+            journal: Journal::new(state),
+            health: HealthLog::default(),
+            metrics,
+        })))
+    }
+
+    /// Ends what an earlier run left behind, and finds out what the store can do.
+    pub(crate) async fn begin(&self) {
+        self.abort_left_over().await;
+        self.probe().await;
+    }
+
+    /// Which store it is, for operators.
+    pub(crate) fn location(&self) -> &Location {
+        &self.0.location
+    }
+
+    /// How it is.
+    pub(crate) fn health(&self) -> Health {
+        self.0.health.now(self.0.reads.is_open(), self.0.writes.is_open())
+    }
+
+    /// Whether a read would be sent now.
+    pub(crate) fn may_read(&self) -> bool {
+        self.0.reads.would_admit(Instant::now())
+    }
+
+    /// How long writes have to wait; `None`: they may be sent now.
+    pub(crate) fn write_pause(&self) -> Option<Duration> {
+        self.0.writes.pause(Instant::now())
+    }
+
+    /// An object had wrong bytes: it is not read again, and is deleted, so that right ones can take its place.
+    pub(crate) async fn distrust(&self, name: &ObjectName) {
+        if !self.0.distrust.note(name) {
+            return;
+        }
+        self.0.metrics.store_wrong_object();
+        let deleted = self.delete(name).await;
+        let error = deleted.err().map(tracing::field::display);
+        tracing::error!(%name, error, "an object of the store had wrong bytes; it is deleted, and not read again");
+    }
+
+    /// Whether this object had wrong bytes.
+    pub(crate) fn is_distrusted(&self, name: &ObjectName) -> bool {
+        self.0.distrust.has(name)
+    }
+
+    /// # Errors
+    /// It was not deleted. That there is none is no error.
+    pub(crate) async fn delete(&self, name: &ObjectName) -> Result<(), Error> {
+        let path = self.path(name);
+        let request = object_store::ObjectStoreExt::delete(&*self.0.engine, &path);
+        match self.call(Lane::Write, StoreOperation::Delete, REQUEST_TIMEOUT, request).await {
+            Err(error) if error.kind == ErrorKind::Missing => Ok(()),
+            deleted => deleted,
+        }
+    }
+
+    fn path(&self, name: &ObjectName) -> object_store::path::Path {
+        let prefix = &self.0.location.prefix;
+        match prefix.is_empty() {
+            true => object_store::path::Path::from(name.as_str()),
+            false => object_store::path::Path::from(format!("{prefix}/{name}")),
+        }
+    }
+
+    /// One request, unless the store is left alone.
+    async fn call<T>(
+        &self,
+        lane: Lane,
+        operation: StoreOperation,
+        limit: Duration,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, Error> {
+        if !self.breaker(lane).admits(Instant::now()) {
+            return Err(Error::new(ErrorKind::NotAsked, "it failed lately and is left alone for a while"));
+        }
+        let result = match tokio::time::timeout(limit, request).await {
+            Ok(answered) => answered.map_err(|error| Error::of_engine(&error)),
+            Err(_) => Err(Error::timeout(limit)),
+        };
+        self.note(lane, operation, result.as_ref().err());
+        result
+    }
+
+    /// Counts a result, and draws the consequences.
+    fn note(&self, lane: Lane, operation: StoreOperation, error: Option<&Error>) {
+        let kind = error.map(|error| error.kind);
+        if let Some(result) = kind.map_or(Some(StoreResult::Ok), ErrorKind::result) {
+            self.0.metrics.store_request(operation, result);
+        }
+        let change = self.breaker(lane).note(kind, Instant::now());
+        self.0.health.note(error);
+        let what = match lane {
+            Lane::Read => "reads",
+            Lane::Write => "writes",
+        };
+        match (change, error) {
+            (Change::Opened, Some(error)) => {
+                tracing::warn!(store = %self.0.location, %error, "{what} of the object store fail: forebay goes on without");
+            }
+            (Change::Closed, _) => tracing::info!(store = %self.0.location, "{what} of the object store succeed again"),
+            (Change::Opened | Change::None, _) => {}
+        }
+        self.0.metrics.store_up(!self.0.reads.is_open(), !self.0.writes.is_open());
+    }
+
+    fn breaker(&self, lane: Lane) -> &Breaker {
+        match lane {
+            Lane::Read => &self.0.reads,
+            Lane::Write => &self.0.writes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Store").field(&self.0.location).finish()
+    }
+}

@@ -1,0 +1,40 @@
+//! Objects that had wrong bytes: they are not read again.
+
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::names::ObjectName;
+
+/// So many are remembered: some 100 bytes each.
+const MAX_DISTRUSTED: NonZeroUsize = match NonZeroUsize::new(10_000) {
+    Some(count) => count,
+    None => NonZeroUsize::MIN,
+};
+
+/// The names of objects that had wrong bytes. Those that were found last are kept.
+#[derive(Debug)]
+pub(super) struct Distrust(Mutex<LruCache<ObjectName, ()>>);
+
+impl Default for Distrust {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_DISTRUSTED)))
+    }
+}
+
+impl Distrust {
+    /// Whether this is new.
+    pub(super) fn note(&self, name: &ObjectName) -> bool {
+        self.0.lock().put(name.clone(), ()).is_none()
+    }
+
+    pub(super) fn has(&self, name: &ObjectName) -> bool {
+        self.0.lock().contains(name)
+    }
+
+    /// The object was written anew.
+    pub(super) fn forget(&self, name: &ObjectName) {
+        self.0.lock().pop(name);
+    }
+}

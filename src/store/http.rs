@@ -1,0 +1,171 @@
+//! How requests of the engine reach the store: one HTTP client, with forebay's TLS.
+//!
+//! What must hold: an error response is kept by its status and code alone, since its text repeats what was sent.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use object_store::{
+    ClientOptions,
+    client::{
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    },
+};
+use reqwest::{Client, redirect::Policy};
+
+use super::error::ErrorKind;
+
+const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
+/// A store that does not accept a connection within this time cannot be reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an idle connection is kept. Amazon's servers close them after 20 s.
+const MAX_IDLE: Duration = Duration::from_secs(15);
+/// How many bytes of an error response are read for its code.
+const MAX_ERROR: usize = 4 * 1024;
+/// The longest code, in bytes.
+const MAX_CODE: usize = 64;
+
+/// The HTTP client cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client cannot be made")]
+pub struct NoClient(#[from] reqwest::Error);
+
+/// One client for all requests to the store, and for its credentials.
+#[derive(Clone, Debug)]
+pub(super) struct Connector(Client);
+
+impl Connector {
+    pub(super) fn new(tls: rustls::ClientConfig) -> Result<Self, NoClient> {
+        let builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(Policy::none())
+            .referer(false)
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(MAX_IDLE)
+            .tcp_nodelay(true)
+            .http1_only()
+            .tls_backend_preconfigured(tls);
+        Ok(Self(builder.build()?))
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for Connector {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let has_body = *request.method() != Method::HEAD;
+        let response = HttpService::call(&self.0, request).await?;
+        let status = response.status();
+        // What the engine has a meaning for.
+        if status.is_success() || matches!(status.as_u16(), 304 | 409 | 412) || (status == 404 && !has_body) {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let status = StatusError { status, code: code_of(body).await };
+        if status.status == StatusCode::NOT_FOUND && !status.is_about_bucket() {
+            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(String::new())));
+        }
+        Err(HttpError::new(HttpErrorKind::Unknown, status))
+    }
+}
+
+/// The store refused a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StatusError {
+    status: StatusCode,
+    /// Such as `SlowDown`.
+    code: Option<Box<str>>,
+}
+
+impl StatusError {
+    pub(super) fn kind(&self) -> ErrorKind {
+        match (self.status.as_u16(), self.code.as_deref()) {
+            (429 | 503, _) | (_, Some("SlowDown" | "ServerBusy" | "RequestLimitExceeded")) => ErrorKind::SlowDown,
+            (401 | 403, _) => ErrorKind::Denied,
+            (408 | 504, _) => ErrorKind::Timeout,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// Whether the whole bucket is missing, and not just one object.
+    fn is_about_bucket(&self) -> bool {
+        matches!(self.code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound" | "NoSuchUpload"))
+    }
+}
+
+impl fmt::Display for StatusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it answered {}", self.status.as_u16())?;
+        match &self.code {
+            Some(code) => write!(f, " {code}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for StatusError {}
+
+/// The code in the body of an error response.
+async fn code_of(mut body: HttpResponseBody) -> Option<Box<str>> {
+    let mut text = Vec::new();
+    while text.len() < MAX_ERROR
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Some(data) = frame.data_ref() {
+            text.extend_from_slice(data);
+        }
+    }
+    code_in(&String::from_utf8_lossy(&text))
+}
+
+/// Stores answer `<Error><Code>NoSuchKey</Code>…`, Google's JSON apart, which has none that matters.
+fn code_in(text: &str) -> Option<Box<str>> {
+    let (_, rest) = text.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    let is_code = !code.is_empty() && code.len() <= MAX_CODE && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_code.then(|| code.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_code_of_an_error_is_kept() {
+        for (text, expected) in [
+            ("<?xml?><Error><Code>SlowDown</Code><Message>x</Message></Error>", Some("SlowDown")),
+            ("<Error><Code>a b</Code></Error>", None),
+            ("<Error><Code></Code></Error>", None),
+            ("<Code>x", None),
+            ("", None),
+        ] {
+            assert_eq!(code_in(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn refusals_mean_what_stores_mean_by_them() {
+        for (status, code, expected) in [
+            (503, Some("SlowDown"), ErrorKind::SlowDown),
+            (503, None, ErrorKind::SlowDown),
+            (429, None, ErrorKind::SlowDown),
+            (400, Some("SlowDown"), ErrorKind::SlowDown),
+            (403, Some("SignatureDoesNotMatch"), ErrorKind::Denied),
+            (404, Some("NoSuchBucket"), ErrorKind::Failed),
+            (500, Some("InternalError"), ErrorKind::Failed),
+            (507, None, ErrorKind::Failed),
+            (504, None, ErrorKind::Timeout),
+        ] {
+            let status = StatusError { status: status.try_into().unwrap(), code: code.map(Into::into) };
+            assert_eq!(status.kind(), expected, "{status}");
+        }
+    }
+}

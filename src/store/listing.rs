@@ -1,0 +1,51 @@
+//! What the store has, a page at a time.
+
+use std::time::SystemTime;
+
+use object_store::list::PaginatedListOptions;
+
+use super::{Lane, REQUEST_TIMEOUT, Store, error::Error, labels::StoreOperation, names::ObjectName};
+
+/// How many objects a page has; S3 gives no more.
+const PAGE: usize = 1000;
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub name: ObjectName,
+    /// In bytes.
+    pub len: u64,
+    /// When it was written, by the store's clock.
+    pub modified: SystemTime,
+}
+
+/// Up to 1000 objects.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Page {
+    pub objects: Vec<Listed>,
+    /// What the next page is asked for by; `None`: this is the last.
+    pub next: Option<String>,
+}
+
+impl Store {
+    /// The objects whose names begin with `prefix`, in no order that could be relied on. `token`: the last page's `next`.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub(crate) async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page, Error> {
+        let of_store = match self.location().prefix.as_str() {
+            "" => String::new(),
+            of_store => format!("{of_store}/"),
+        };
+        let whole = format!("{of_store}{prefix}");
+        let options =
+            PaginatedListOptions { max_keys: Some(PAGE), page_token: token, ..PaginatedListOptions::default() };
+        let request = self.0.engine.list_paginated(Some(&whole), options);
+        let page = self.call(Lane::Write, StoreOperation::List, REQUEST_TIMEOUT, request).await?;
+        let objects = page.result.objects.into_iter().take(PAGE).filter_map(|object| {
+            let name = object.location.as_ref().strip_prefix(&of_store)?;
+            Some(Listed { name: ObjectName::new(name), len: object.size, modified: object.last_modified.into() })
+        });
+        Ok(Page { objects: objects.collect(), next: page.page_token })
+    }
+}
