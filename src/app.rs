@@ -34,7 +34,7 @@ use crate::{
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{
         BlobCache, CacheContext, DiskStore, Exports, ImageVerification, Images, Imports, Inventory, Lists,
-        ManifestCache, Pins, Removal, Scrub,
+        ManifestCache, Pins, Removal, Replication, Scrub, UploadQueue,
     },
     cluster::{PeerPlace, PeerResult, RefusedProof},
     config::{Config, Loaded},
@@ -118,6 +118,7 @@ impl App {
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let cluster = cluster(&config)?;
         let objects = object_store(&config, &metrics)?;
+        let uploads = objects.as_ref().map(|_| UploadQueue::new(metrics.clone()));
         let upstream_context = Context {
             cluster: cluster.clone(),
             store: objects.clone(),
@@ -197,6 +198,7 @@ impl App {
                 pins: pins.clone(),
                 warm_jobs: warm_jobs.clone(),
                 cluster: cluster.clone(),
+                objects: objects.clone().zip(uploads.clone()),
             },
             tests: UpstreamTests::default(),
             history,
@@ -221,6 +223,10 @@ impl App {
         running.warn(&loaded, &config);
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
+        if let Some((objects, uploads)) = objects.zip(uploads) {
+            service.caches.blobs.downloads().upload_by(uploads.clone());
+            Replication::new(uploads, store.clone(), objects, metrics.clone()).run(&tasks, &end);
+        }
         let rules_changed = Arc::new(Notify::new());
         let (manifests, changed, over) = (service.caches.manifests.clone(), rules_changed.clone(), end.clone());
         let pins_of_start = pins.clone();
@@ -241,10 +247,6 @@ impl App {
             tasks.spawn(async move {
                 over.run_until_cancelled(cluster.watch()).await;
             });
-        }
-        if let Some(objects) = objects {
-            let over = end.clone();
-            tasks.spawn(async move { over.run_until_cancelled(objects.begin()).await });
         }
         tasks.spawn(inventory.clone().run(end.clone()));
         tasks.spawn(pins.run(end.clone()));

@@ -1,11 +1,11 @@
 //! The object store behind forebays: what one of them has got, all of them have, also after their disks are gone.
 //!
-//! A [`Store`] is a handle on a bucket of S3, of Google Cloud Storage or of Azure, by the crate `object_store`. It knows no cache
-//! and no registry: names go in, bytes go in and out. See docs/decisions/0036-store.md.
+//! A [`Store`] is a handle on a bucket of S3, of Google Cloud Storage or of Azure, by the crate `object_store`. It
+//! knows no cache and no registry: names go in, bytes go in and out. See docs/decisions/0036-store.md.
 //!
-//! What must hold: the store is believed no more than a registry, so that its caller verifies what it reads; each request has a
-//! timeout and is sent once; while the store fails it is left alone ([`breaker`]), apart for reads and writes, since a full store
-//! can still be read; no credential is in an error, in a log line, or in an object.
+//! What must hold: the store is believed no more than a registry, so that its caller verifies what it reads; each
+//! request has a timeout and is sent once; while the store fails it is left alone ([`breaker`]), apart for reads and
+//! writes, since a full store can still be read; no credential is in an error, in a log line, or in an object.
 
 mod breaker;
 mod config;
@@ -13,6 +13,7 @@ mod credentials;
 mod distrust;
 mod engine;
 mod error;
+mod error_kind;
 mod get;
 mod health;
 mod http;
@@ -24,14 +25,15 @@ mod names;
 mod probe;
 mod put;
 mod sign;
+mod status_error;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use self::{
     breaker::{Breaker, Change},
-    distrust::Distrust,
+    distrust::{Distrust, WrongObjects},
     engine::Engine,
     health::HealthLog,
     http::Connector,
@@ -44,7 +46,8 @@ pub use self::{
     location::{Location, NoLocation, Scheme},
 };
 pub(crate) use self::{
-    error::{Error, ErrorKind},
+    error::Error,
+    error_kind::ErrorKind,
     get::{Object, Part},
     health::Health,
     labels::{Direction, StoreOperation, StoreResult, UploadResult},
@@ -67,6 +70,8 @@ struct StoreInner {
     reads: Breaker,
     writes: Breaker,
     distrust: Distrust,
+    /// Those that are to be deleted.
+    wrong: WrongObjects,
     conditions: Conditions,
     journal: Journal,
     health: HealthLog,
@@ -83,8 +88,8 @@ enum Lane {
 }
 
 impl Store {
-    /// Sends no request. `state`: where uploads in parts are noted, so that a later start can end them; `tls`: which certificates
-    /// are believed. Blocks on the files of keys.
+    /// Sends no request. `state`: where uploads in parts are noted, so that a later start can end them; `tls`: which
+    /// certificates are believed. Blocks on the files of keys.
     ///
     /// # Errors
     /// The store cannot be used as it is configured.
@@ -96,23 +101,47 @@ impl Store {
     ) -> Result<Self, SetupError> {
         let connector = Connector::new(tls)?;
         let engine = engine::open(config, config.endpoint.as_ref(), &connector)?;
-        Ok(Self(Arc::new(StoreInner {
+        let inner = Arc::new(StoreInner {
             location: config.url.clone(),
             engine,
             reads: Breaker::of_reads(),
             writes: Breaker::of_writes(),
             distrust: Distrust::default(),
+            wrong: WrongObjects::default(),
             conditions: Conditions::default(),
             journal: Journal::new(state),
             health: HealthLog::default(),
             metrics,
-        })))
+        });
+        let shown = Arc::downgrade(&inner);
+        inner.metrics.before_reading(move |metrics| {
+            if let Some(inner) = shown.upgrade() {
+                let now = Instant::now();
+                metrics.store_up(inner.reads.would_admit(now), inner.writes.would_admit(now));
+            }
+        });
+        Ok(Self(inner))
     }
 
-    /// Ends what an earlier run left behind, and finds out what the store can do.
-    pub(crate) async fn begin(&self) {
-        self.abort_left_over().await;
+    /// Ends what an earlier run left behind, and finds out what the store can do. Returns the objects whose uploads
+    /// were cut.
+    pub(crate) async fn begin(&self) -> Vec<ObjectName> {
+        let cut = self.abort_left_over().await;
         self.probe().await;
+        cut
+    }
+
+    /// Deletes objects with wrong bytes, as they are found.
+    pub(crate) async fn delete_wrong(&self) -> Infallible {
+        loop {
+            let name = self.0.wrong.next().await;
+            // It may have been written anew.
+            if self.is_distrusted(&name)
+                && let Err(error) = self.delete(&name).await
+            {
+                tracing::warn!(%name, %error, "an object of the store that had wrong bytes is not deleted");
+            }
+        }
     }
 
     /// Which store it is, for operators.
@@ -136,14 +165,12 @@ impl Store {
     }
 
     /// An object had wrong bytes: it is not read again, and is deleted, so that right ones can take its place.
-    pub(crate) async fn distrust(&self, name: &ObjectName) {
-        if !self.0.distrust.note(name) {
-            return;
+    pub(crate) fn distrust(&self, name: &ObjectName) {
+        if self.0.distrust.note(name) {
+            self.0.metrics.store_wrong_object();
+            self.0.wrong.add(name.clone());
+            tracing::error!(%name, "an object of the store had wrong bytes; it is deleted, and not read again");
         }
-        self.0.metrics.store_wrong_object();
-        let deleted = self.delete(name).await;
-        let error = deleted.err().map(tracing::field::display);
-        tracing::error!(%name, error, "an object of the store had wrong bytes; it is deleted, and not read again");
     }
 
     /// Whether this object had wrong bytes.
@@ -168,6 +195,13 @@ impl Store {
             true => object_store::path::Path::from(name.as_str()),
             false => object_store::path::Path::from(format!("{prefix}/{name}")),
         }
+    }
+
+    /// What [`Store::path`] made a path of.
+    fn name_of(&self, path: &object_store::path::Path) -> Option<ObjectName> {
+        let (path, prefix) = (path.as_ref(), &self.0.location.prefix);
+        let name = if prefix.is_empty() { path } else { path.strip_prefix(&**prefix)?.strip_prefix('/')? };
+        Some(ObjectName::new(name))
     }
 
     /// One request, unless the store is left alone.
@@ -208,7 +242,6 @@ impl Store {
             (Change::Closed, _) => tracing::info!(store = %self.0.location, "{what} of the object store succeed again"),
             (Change::Opened | Change::None, _) => {}
         }
-        self.0.metrics.store_up(!self.0.reads.is_open(), !self.0.writes.is_open());
     }
 
     fn breaker(&self, lane: Lane) -> &Breaker {

@@ -62,10 +62,10 @@ const ORDER_WITHIN: &[(&str, &[&[&str]])] =
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("hyper::server", &["transport/"], "only transport/ is an HTTP server"),
     ("hyper_util::server", &["transport/"], "only transport/ is an HTTP server"),
-    // upstream/ reads the status of the registry's response, it does not choose one.
+    // upstream/ and store/ read the status of a response, they do not choose one.
     (
         "StatusCode",
-        &["transport/", "registry/", "error", "admin", "upstream/"],
+        &["transport/", "registry/", "error", "admin", "upstream/", "store/"],
         "only transport/, registry/, admin and error choose a status",
     ),
     ("prometheus::", &["metrics.rs", "metrics/"], "only metrics/ names a metric"),

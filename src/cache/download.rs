@@ -25,6 +25,7 @@ mod interleavings;
 mod join;
 mod lead;
 mod leftover;
+mod need;
 mod opening;
 mod other_registry;
 mod ramp_up;
@@ -35,6 +36,7 @@ mod separate_fetch;
 mod state;
 mod steer;
 mod table;
+mod to_upload;
 pub(crate) mod transfer;
 mod uploaded;
 mod waiting_requests;
@@ -65,12 +67,13 @@ pub(crate) use self::{
     abandoned::while_it_advances,
     event::DownloadEvent,
     join::Joined,
+    need::Need,
     reader::{DownloadReader, Remainder},
     result::DownloadResult,
     running::RunningDownload,
     separate_fetch::SeparateFetch,
     state::{DownloadError, Progress},
-    table::{Downloads, Need, Subscription},
+    table::{Downloads, Subscription},
 };
 use self::{
     chunks::Chunks,
@@ -124,7 +127,8 @@ pub(crate) struct Download {
 
 impl Download {
     fn new(source: Source, beside: bool, wanted: bool, cancel: CancellationToken) -> Self {
-        let source = Source { upstream: source.upstream.with_revocable_peers(), ..source };
+        let source =
+            Source { upstream: source.upstream.with_revocable_peers().with_transfer_log(&source.digest), ..source };
         let ends_workers = cancel.child_token();
         let hash = hasher::Hasher::new(source.digest.algorithm());
         let mut requests = WaitingRequests::default();

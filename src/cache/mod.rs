@@ -31,11 +31,13 @@ pub(crate) mod pins;
 pub(crate) mod prefetch;
 mod reloadable_config;
 pub(crate) mod removal;
+pub(crate) mod replicate;
 pub(crate) mod revalidate;
 pub(crate) mod scrub;
 pub(crate) mod slow_readers;
 mod source;
 pub mod storage;
+pub(crate) mod uploads;
 pub(crate) mod verify;
 pub(crate) mod visibility;
 pub(crate) mod warnings;
@@ -62,10 +64,12 @@ pub(crate) use self::{
     prefetch::Images,
     reloadable_config::{NegativeTtl, ReloadableConfig},
     removal::Removal,
+    replicate::Replication,
     scrub::{Scrub, WholeHit},
     slow_readers::{Holding, ReadersEnded, Reading, SlowReaders},
     source::Source,
     storage::{DiskStore, EvictionTotals, ObjectKind},
+    uploads::UploadQueue,
     verify::ImageVerification,
     visibility::ContentKey,
     warnings::Warnings,

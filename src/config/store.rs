@@ -59,15 +59,17 @@ impl StoreSection {
             }
         };
         let credentials = match (credentials.as_deref(), files) {
-            (None, Some(_)) if url.scheme != Scheme::S3 => {
+            (Some("environment") | None, Some(_)) if url.scheme != Scheme::S3 => {
                 let problem = "is for \"s3://\" alone; other stores have their variables: see docs/store.md";
                 return Err(document.error(&section.field("access_key_id_file"), problem));
             }
-            (None, Some((access_key_id, secret_access_key))) => Credentials::Files { access_key_id, secret_access_key },
+            (Some("environment") | None, Some((access_key_id, secret_access_key))) => {
+                Credentials::Files { access_key_id, secret_access_key }
+            }
             (Some("environment") | None, None) => Credentials::Environment,
             (Some("instance"), None) => Credentials::Instance,
-            (Some("environment" | "instance"), Some(_)) => {
-                let problem = "must not be given with access_key_id_file: one of both counts";
+            (Some("instance"), Some(_)) => {
+                let problem = "must not be \"instance\" with access_key_id_file: one of both counts";
                 return Err(document.error(&section.field("credentials"), problem));
             }
             (Some(_), _) => {

@@ -10,6 +10,7 @@ use crate::{
     cache::{DownloadResult, ObjectKind, Outcome},
     cluster::{PeerPlace, PeerResult, RefusedProof},
     rule::RuleResult,
+    store::{Direction, StoreOperation, StoreResult, UploadResult},
     transport::HandshakeFailure,
     upstream::{FailureCause, RateKey, TokenResult},
     warm::WarmResult,
@@ -58,6 +59,12 @@ fn everything() -> Metrics {
     metrics.cluster_members(2, 1, true);
     metrics.peer_request(PeerPlace::SameZone, PeerResult::Answered);
     metrics.peer_received(PeerPlace::OtherZone, 10);
+    metrics.with_store::<StoreOperation, StoreResult, Direction, UploadResult>();
+    metrics.store_request(StoreOperation::Get, StoreResult::Ok);
+    metrics.store_bytes(Direction::In, 11);
+    metrics.store_upload(UploadResult::Uploaded);
+    metrics.store_queue(12);
+    metrics.store_wrong_object();
     drop(metrics.circuit_opened("docker.io"));
     metrics
 }

@@ -92,12 +92,14 @@ impl Service {
         exchange.grant = self.grant(exchange, upstream, &repository, &resource).await?;
         let told = exchange.grant.tag_digest.as_ref();
         exchange.previous = resource.cached_digest().filter(|&cached| told.is_some_and(|told| told != cached)).cloned();
-        // Its response is what proves the grant.
-        let upstream = match exchange.grant.unproven {
-            Some(_) => &upstream.without_peers(),
-            None => upstream,
+        let granted = match (&resource, exchange.grant.unproven) {
+            // Its response is what proves the grant.
+            (_, Some(_)) => upstream.without_peers(),
+            // Where only the content proves the grant, it has to come from the upstream.
+            (Resource::Blob { digest, .. }, None) if exchange.grant.announced.is_none() => upstream.with_grant(digest),
+            _ => upstream.clone(),
         };
-        let result = self.dispatch(exchange, upstream.clone(), operation).await;
+        let result = self.dispatch(exchange, granted, operation).await;
         if let Some(len) = exchange.grant.announced {
             return match size_in(&result) {
                 Some(size) if size != Some(len) => {

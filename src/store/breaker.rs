@@ -1,13 +1,14 @@
 //! When the store is left alone after failures.
 //!
-//! What must hold: while it is open, requests fail at once; after the pause one request probes, and the others still fail.
+//! What must hold: while it is open, requests fail at once; after the pause one request probes, and the others still
+//! fail.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::error::ErrorKind;
+use super::error_kind::ErrorKind;
 
 /// Whether requests of one kind are sent.
 #[derive(Debug)]
@@ -139,7 +140,9 @@ mod tests {
             (&[Some(ErrorKind::Missing)], false),
         ] {
             let breaker = Breaker::of_reads();
-            results.iter().for_each(|result| drop(breaker.note(*result, now)));
+            for result in results {
+                breaker.note(*result, now);
+            }
             assert_eq!(breaker.is_open(), expected, "{results:?}");
             assert_eq!(breaker.admits(now), !expected, "{results:?}");
         }

@@ -1,7 +1,7 @@
 //! Where the store's credentials come from.
 //!
-//! What must hold: no service for metadata is dialled unless the operator says so. The engine does that where it finds nothing
-//! else, and a service of the network would then get a say about what forebay reads.
+//! What must hold: no service for metadata is dialled unless the operator says so. The engine does that where it finds
+//! nothing else, and a service of the network would then get a say about what forebay reads.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -15,8 +15,8 @@ use crate::small_file;
 /// The longest key, in bytes.
 const MAX_KEY: u64 = 4 * 1024;
 
-/// The variables that tell the engine about credentials. Others, which would change where it sends requests or whether it
-/// checks certificates, have no effect.
+/// The variables that tell the engine about credentials. Others, which would change where it sends requests or whether
+/// it checks certificates, have no effect.
 const OF_S3: &[&str] = &[
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -65,17 +65,17 @@ pub struct NoCredentials(Scheme);
 fn sentence(scheme: &Scheme) -> &'static str {
     match scheme {
         Scheme::S3 => {
-            "no credentials: set the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those of a web identity or a \
-             container role), or access_key_id_file and secret_access_key_file; on an instance with a role: credentials = \
-             \"instance\""
+            "no credentials: set the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those of a web identity \
+             or a container role), or access_key_id_file and secret_access_key_file; on an instance with a role: \
+             credentials = \"instance\""
         }
         Scheme::Gs => {
-            "no credentials: set the variable GOOGLE_APPLICATION_CREDENTIALS to the file of a service account; on an instance \
-             with one: credentials = \"instance\""
+            "no credentials: set the variable GOOGLE_APPLICATION_CREDENTIALS to the file of a service account; on an \
+             instance with one: credentials = \"instance\""
         }
         Scheme::Az => {
-            "no credentials: set the variables AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or those of a workload \
-             identity); on an instance with an identity: credentials = \"instance\""
+            "no credentials: set the variables AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or those of a \
+             workload identity); on an instance with an identity: credentials = \"instance\""
         }
     }
 }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_in_files_are_read_again_and_kept_while_they_are_replaced() {
+    fn keys_in_files_are_read_again_and_kept_while_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         assert!(KeyFiles::open(path("id"), path("secret")).is_err());

@@ -1,6 +1,6 @@
 //! The client of the store: `object_store`, as this forebay needs it.
 
-use std::{env, path::PathBuf, sync::Arc};
+use std::{env, path::Path, sync::Arc};
 
 use object_store::{
     BackoffConfig, ObjectStore, RetryConfig,
@@ -104,8 +104,8 @@ pub(super) fn open(
     })
 }
 
-fn key_files(access_key_id: &PathBuf, secret_access_key: &PathBuf) -> Result<KeyFiles, SetupError> {
-    KeyFiles::open(access_key_id.clone(), secret_access_key.clone()).map_err(SetupError::Keys)
+fn key_files(access_key_id: &Path, secret_access_key: &Path) -> Result<KeyFiles, SetupError> {
+    KeyFiles::open(access_key_id.to_owned(), secret_access_key.to_owned()).map_err(SetupError::Keys)
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -118,8 +118,8 @@ fn region(config: &Config) -> String {
     found.filter(|region| !region.is_empty()).unwrap_or_else(|| "us-east-1".to_owned())
 }
 
-/// Whether the host of an endpoint is that of the bucket itself: `https://bucket.oss-cn-hangzhou.aliyuncs.com`. Some providers
-/// have no other.
+/// Whether the host of an endpoint is that of the bucket itself: `https://bucket.oss-cn-hangzhou.aliyuncs.com`. Some
+/// providers have no other.
 fn is_of_bucket(endpoint: &str, bucket: &str) -> bool {
     let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     host.strip_prefix(bucket).is_some_and(|rest| rest.starts_with('.'))

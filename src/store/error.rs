@@ -1,7 +1,7 @@
 //! Why the store did not do what it was asked for.
 //!
-//! What must hold: a text has no credential in it. Responses of stores repeat what they got, the signature among it: only
-//! their codes are kept.
+//! What must hold: a text has no credential in it. Responses of stores repeat what they got, the signature among it:
+//! only their codes are kept.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use object_store::{
     client::{HttpError, HttpErrorKind},
 };
 
-use super::{http::StatusError, labels::StoreResult};
+use super::{error_kind::ErrorKind, status_error::StatusError};
 use crate::error_chain::{ErrorChain, sources};
 
 /// The longest text of an error, in bytes.
@@ -21,52 +21,12 @@ const MAX_TEXT: usize = 300;
 pub(crate) struct Error {
     pub kind: ErrorKind,
     text: Cow<'static, str>,
-}
-
-/// What is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ErrorKind {
-    /// There is no such object.
-    Missing,
-    /// There is such an object, and it was to be created.
-    Exists,
-    /// It wants fewer requests.
-    SlowDown,
-    /// It did not answer in time.
-    Timeout,
-    /// It cannot be reached, or the connection broke.
-    Unreachable,
-    /// It does not accept the credentials, or they cannot be had.
-    Denied,
-    /// Another refusal, such as for want of room.
-    Failed,
-    /// It was not asked, since it failed lately.
-    NotAsked,
-}
-
-impl ErrorKind {
-    /// Whether the store is not as it should be.
-    pub(crate) fn is_outage(self) -> bool {
-        !matches!(self, Self::Missing | Self::Exists | Self::NotAsked)
-    }
-
-    pub(super) fn result(self) -> Option<StoreResult> {
-        Some(match self {
-            Self::Missing => StoreResult::Missing,
-            Self::Exists => StoreResult::Exists,
-            Self::SlowDown => StoreResult::SlowDown,
-            Self::Timeout => StoreResult::Timeout,
-            Self::Unreachable => StoreResult::Unreachable,
-            Self::Denied => StoreResult::Denied,
-            Self::Failed => StoreResult::Failed,
-            Self::NotAsked => return None,
-        })
-    }
+    is_local: bool,
 }
 
 impl Error {
     pub(super) fn new(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, text: text.into() }
+        Self { kind, text: text.into(), is_local: false }
     }
 
     /// What the engine says.
@@ -80,7 +40,17 @@ impl Error {
                 None => shortened(cause_of(error)).into(),
             },
         };
-        Self { kind, text }
+        Self { kind, text, is_local: false }
+    }
+
+    /// Whether it is the store that fails, and not what it was asked for.
+    pub(crate) fn is_of_store(&self) -> bool {
+        self.kind.is_outage() && !self.is_local
+    }
+
+    /// The content cannot be read, or the store cannot take it: another try does not help.
+    pub(super) fn local(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { is_local: true, ..Self::new(ErrorKind::Failed, text) }
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {
@@ -106,9 +76,6 @@ fn kind_of(error: &EngineError) -> ErrorKind {
         _ => match (status_of(error), http_of(error)) {
             (Some(status), _) => status.kind(),
             (None, Some(HttpErrorKind::Timeout)) => ErrorKind::Timeout,
-            (None, Some(HttpErrorKind::Connect | HttpErrorKind::Request | HttpErrorKind::Interrupted)) => {
-                ErrorKind::Unreachable
-            }
             (None, Some(_)) => ErrorKind::Unreachable,
             (None, None) => ErrorKind::Failed,
         },

@@ -13,7 +13,8 @@ use object_store::{GetOptions, GetRange, ObjectStoreExt as _};
 
 use super::{
     Lane, REQUEST_TIMEOUT, Store,
-    error::{Error, ErrorKind},
+    error::Error,
+    error_kind::ErrorKind,
     labels::{Direction, StoreOperation},
     names::ObjectName,
 };
@@ -98,7 +99,7 @@ impl Store {
             }
             let mut content = BytesMut::new();
             while let Some(piece) = object.body.next().await {
-                content.extend_from_slice(&piece.inspect_err(|error| self.broke(error))?);
+                content.extend_from_slice(&piece.inspect_err(|error| self.note_broken(error))?);
                 if content.len() > max {
                     return Err(too_long());
                 }
@@ -109,20 +110,24 @@ impl Store {
             Ok(read) => read,
             Err(_) => {
                 let error = Error::timeout(SMALL_TIMEOUT);
-                self.broke(&error);
+                self.note_broken(&error);
                 Err(error)
             }
         }
     }
 
-    /// Notes that the bytes of an object stopped coming.
-    pub(crate) fn broke(&self, error: &Error) {
-        self.note(Lane::Read, StoreOperation::Get, Some(error));
+    /// Notes that the connection broke while an object came.
+    pub(crate) fn broke(&self) {
+        self.note_broken(&Error::new(ErrorKind::Unreachable, "the connection broke while an object came"));
     }
 
-    /// The same, of what only a caller's timeout saw.
+    /// Notes that the bytes of an object stopped coming.
     pub(crate) fn stalled(&self) {
-        self.broke(&Error::new(ErrorKind::Timeout, "the bytes of an object stopped coming"));
+        self.note_broken(&Error::new(ErrorKind::Timeout, "the bytes of an object stopped coming"));
+    }
+
+    fn note_broken(&self, error: &Error) {
+        self.note(Lane::Read, StoreOperation::Get, Some(error));
     }
 
     /// How long an object is; `None`: there is none. Before an upload.

@@ -2,7 +2,7 @@
 //!
 //! What must hold: an error response is kept by its status and code alone, since its text repeats what was sent.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{Method, StatusCode};
@@ -15,7 +15,7 @@ use object_store::{
 };
 use reqwest::{Client, redirect::Policy};
 
-use super::error::ErrorKind;
+use super::status_error::StatusError;
 
 const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 /// A store that does not accept a connection within this time cannot be reached.
@@ -77,42 +77,6 @@ impl HttpService for Connector {
     }
 }
 
-/// The store refused a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct StatusError {
-    status: StatusCode,
-    /// Such as `SlowDown`.
-    code: Option<Box<str>>,
-}
-
-impl StatusError {
-    pub(super) fn kind(&self) -> ErrorKind {
-        match (self.status.as_u16(), self.code.as_deref()) {
-            (429 | 503, _) | (_, Some("SlowDown" | "ServerBusy" | "RequestLimitExceeded")) => ErrorKind::SlowDown,
-            (401 | 403, _) => ErrorKind::Denied,
-            (408 | 504, _) => ErrorKind::Timeout,
-            _ => ErrorKind::Failed,
-        }
-    }
-
-    /// Whether the whole bucket is missing, and not just one object.
-    fn is_about_bucket(&self) -> bool {
-        matches!(self.code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound" | "NoSuchUpload"))
-    }
-}
-
-impl fmt::Display for StatusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it answered {}", self.status.as_u16())?;
-        match &self.code {
-            Some(code) => write!(f, " {code}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for StatusError {}
-
 /// The code in the body of an error response.
 async fn code_of(mut body: HttpResponseBody) -> Option<Box<str>> {
     let mut text = Vec::new();
@@ -148,24 +112,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(code_in(text).as_deref(), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn refusals_mean_what_stores_mean_by_them() {
-        for (status, code, expected) in [
-            (503, Some("SlowDown"), ErrorKind::SlowDown),
-            (503, None, ErrorKind::SlowDown),
-            (429, None, ErrorKind::SlowDown),
-            (400, Some("SlowDown"), ErrorKind::SlowDown),
-            (403, Some("SignatureDoesNotMatch"), ErrorKind::Denied),
-            (404, Some("NoSuchBucket"), ErrorKind::Failed),
-            (500, Some("InternalError"), ErrorKind::Failed),
-            (507, None, ErrorKind::Failed),
-            (504, None, ErrorKind::Timeout),
-        ] {
-            let status = StatusError { status: status.try_into().unwrap(), code: code.map(Into::into) };
-            assert_eq!(status.kind(), expected, "{status}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The uploads in parts that are under way, on disk: a kill leaves parts in the store, which cost money and are in no listing.
+//! The uploads in parts that are under way, on disk: a kill leaves parts in the store, which cost money and are in no
+//! listing.
 
 use std::{
     io,

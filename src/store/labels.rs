@@ -44,6 +44,7 @@ pub(crate) enum StoreResult {
     Unreachable,
     Denied,
     Failed,
+    Refused,
 }
 
 impl Label for StoreResult {
@@ -56,6 +57,7 @@ impl Label for StoreResult {
         Self::Unreachable,
         Self::Denied,
         Self::Failed,
+        Self::Refused,
     ];
 
     fn as_str(self) -> &'static str {
@@ -68,6 +70,7 @@ impl Label for StoreResult {
             Self::Unreachable => "unreachable",
             Self::Denied => "denied",
             Self::Failed => "failed",
+            Self::Refused => "refused",
         }
     }
 

@@ -28,7 +28,8 @@ pub(crate) struct Page {
 }
 
 impl Store {
-    /// The objects whose names begin with `prefix`, in no order that could be relied on. `token`: the last page's `next`.
+    /// The objects whose names begin with `prefix`, in no order that could be relied on. `token`: the last page's
+    /// `next`.
     ///
     /// # Errors
     /// The store did not answer.
@@ -43,8 +44,11 @@ impl Store {
         let request = self.0.engine.list_paginated(Some(&whole), options);
         let page = self.call(Lane::Write, StoreOperation::List, REQUEST_TIMEOUT, request).await?;
         let objects = page.result.objects.into_iter().take(PAGE).filter_map(|object| {
-            let name = object.location.as_ref().strip_prefix(&of_store)?;
-            Some(Listed { name: ObjectName::new(name), len: object.size, modified: object.last_modified.into() })
+            Some(Listed {
+                name: self.name_of(&object.location)?,
+                len: object.size,
+                modified: object.last_modified.into(),
+            })
         });
         Ok(Page { objects: objects.collect(), next: page.page_token })
     }

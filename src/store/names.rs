@@ -1,7 +1,7 @@
 //! The names of objects, below the prefix of the store (pure).
 //!
-//! What must hold: what clients got by their own credentials has names of its own ([`Pool::Clients`]), so that an operator can
-//! give it other rights, and a forebay that may have shared content alone finds nothing else.
+//! What must hold: what clients got by their own credentials has names of its own ([`Pool::Clients`]), so that an
+//! operator can give it other rights, and a forebay that may have shared content alone finds nothing else.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Whether the store honours conditions: a PUT with `If-None-Match: *` must not replace an object.
 //!
-//! Nothing relies on it: an object is named by its content, so that to write it twice changes nothing. It saves a transfer
-//! where two forebays upload at once.
+//! Nothing relies on it: an object is named by its content, so that to write it twice changes nothing. It saves a
+//! transfer where two forebays upload at once.
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use object_store::{PutMode, PutOptions};
 
-use super::{Lane, REQUEST_TIMEOUT, Store, error::ErrorKind, labels::StoreOperation, names::ObjectName};
+use super::{Lane, REQUEST_TIMEOUT, Store, error_kind::ErrorKind, labels::StoreOperation, names::ObjectName};
 
 /// Whether conditions are honoured. Before this is known they are not used.
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! Writes: a small object at once, a file in one piece or in parts.
 //!
-//! What must hold: an upload has at most one part in memory; one in parts is completed, or aborted, by this run or by the next.
+//! What must hold: an upload has at most one part in memory; one in parts is completed, or aborted, by this run or by
+//! the next.
 
 use std::{io, os::unix::fs::FileExt as _, time::Duration};
 
@@ -9,14 +10,15 @@ use object_store::{MultipartId, PutMode, PutOptions, PutPayload, multipart::Part
 
 use super::{
     Lane, REQUEST_TIMEOUT, Store,
-    error::{Error, ErrorKind},
+    error::Error,
+    error_kind::ErrorKind,
     labels::{Direction, StoreOperation, UploadResult},
     names::ObjectName,
 };
 use crate::file_slice::FileSlice;
 
-/// The length of a part, in bytes; what is longer is uploaded in parts. With 10 000 parts, which is all that S3 takes, an object
-/// may have 156 GiB.
+/// The length of a part, in bytes; what is longer is uploaded in parts. With 10 000 parts, which is all that S3 takes,
+/// an object may have 156 GiB.
 const PART: u64 = 16 * 1024 * 1024;
 const MAX_PARTS: u64 = 10_000;
 /// For one part: some 140 KB/s.
@@ -60,14 +62,17 @@ impl Store {
     /// # Errors
     /// The store did not take it, or the file cannot be read (`Failed`).
     pub(crate) async fn upload(&self, name: &ObjectName, content: &FileSlice) -> Result<UploadResult, Error> {
-        let present = match self.head(name).await? {
-            Some(len) if len == content.len => return Ok(UploadResult::Present),
-            // It is not this content.
-            Some(_) => IfPresent::Replace,
-            None => IfPresent::Keep,
+        let present = match self.is_distrusted(name) {
+            true => IfPresent::Replace,
+            false => match self.head(name).await? {
+                Some(len) if len == content.len => return Ok(UploadResult::Present),
+                // It is not this content.
+                Some(_) => IfPresent::Replace,
+                None => IfPresent::Keep,
+            },
         };
         if content.len > PART * MAX_PARTS {
-            return Err(Error::new(ErrorKind::Failed, format!("{name} is too long for the store")));
+            return Err(Error::local(format!("{name} is too long for the store")));
         }
         if content.len > PART {
             self.upload_in_parts(name, content).await?;
@@ -128,8 +133,8 @@ impl Store {
         }
     }
 
-    /// Ends an upload in parts, so that the store forgets its parts. It is sent also while the store is left alone: each stands
-    /// for one upload.
+    /// Ends an upload in parts, so that the store forgets its parts. It is sent also while the store is left alone:
+    /// each stands for one upload.
     async fn abort(&self, path: &Path, id: &MultipartId) -> Result<(), Error> {
         let request = self.0.engine.abort_multipart(path, id);
         let aborted = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
@@ -141,9 +146,11 @@ impl Store {
         aborted
     }
 
-    /// Aborts the uploads that an earlier run did not end.
-    pub(super) async fn abort_left_over(&self) {
+    /// Aborts the uploads that an earlier run did not end, and names their objects.
+    pub(super) async fn abort_left_over(&self) -> Vec<ObjectName> {
+        let mut names = Vec::new();
         for (path, id) in self.0.journal.left_over().await {
+            names.extend(self.name_of(&path));
             match self.abort(&path, &id).await {
                 // The store may have forgotten it, or completed it.
                 Ok(()) => tracing::info!(object = %path, "aborted an upload to the object store that a stop had cut"),
@@ -155,6 +162,7 @@ impl Store {
             }
             self.0.journal.remove(&path, &id).await;
         }
+        names
     }
 }
 
@@ -166,7 +174,7 @@ async fn read(content: &FileSlice, offset: u64, len: u64) -> Result<Bytes, Error
         file.read_exact_at(&mut bytes, from)?;
         Ok(bytes.into())
     };
-    let failed = |error: &dyn std::fmt::Display| Error::new(ErrorKind::Failed, format!("reading the cache: {error}"));
+    let failed = |error: &dyn std::fmt::Display| Error::local(format!("reading the cache: {error}"));
     match tokio::task::spawn_blocking(read).await {
         Ok(read) => read.map_err(|error| failed(&error)),
         Err(error) => Err(failed(&error)),

@@ -47,6 +47,7 @@ use super::{
         warning::ContentNotes,
     },
     state::UpstreamState,
+    transfer_log::{ByteSource, TransferLog},
     wrong_peers::WrongPeers,
 };
 use crate::{
@@ -99,6 +100,7 @@ pub struct BlobStream {
     /// That of all upstreams, for manifests and blobs.
     content: ByteCounter,
     trace: RequestTrace,
+    transfer_log: Option<Arc<TransferLog>>,
     rate: BodyRate,
     metrics: Metrics,
 }
@@ -143,23 +145,34 @@ impl Upstream {
 }
 
 impl Upstream {
-    /// Counts and logs that all of a blob came from here, and does not have its digest.
-    pub(crate) fn note_mismatch(&self, digest: &Digest) {
+    /// Counts and logs that all of a blob came from here, and does not have its digest. Returns whether the store may be
+    /// to blame instead of the upstream.
+    pub(crate) fn note_mismatch(&self, digest: &Digest) -> bool {
+        let blames_store = self.blames_store();
         if let Some(peer) = self.state.wrong_peers.blame(digest) {
             self.state.metrics().peer_request(peer.place(), PeerResult::Wrong);
             tracing::warn!(
                 member = %peer.name(), %digest,
                 "a peer sent a blob that does not have its digest: the blob is not asked of it for ten minutes"
             );
-            return;
+            return blames_store;
+        }
+        if blames_store {
+            return true;
         }
         self.state.metrics().digest_mismatch(self.name());
         let why = format!("upstream {} sent a blob that does not have the digest {digest}", self.name());
         self.state.failures.note(&Error::new(ErrorKind::Protocol, why));
+        false
     }
 }
 
 impl BlobStream {
+    /// Whether it is an object of the store.
+    pub(crate) fn is_of_store(&self) -> bool {
+        self.endpoint.store().is_some()
+    }
+
     /// From now on this clock runs while the rate of the upstream holds bytes back.
     pub(crate) fn run(&mut self, clock: &Arc<HoldClock>) {
         self.rated.run(clock);
@@ -209,7 +222,7 @@ impl BlobStream {
         let metrics = upstream.metrics().clone();
         let failures = upstream.failures.clone();
         let wrong_peers = upstream.wrong_peers.clone();
-        let rated = RatedPieces::new(upstream, endpoint.peer().is_none());
+        let rated = RatedPieces::new(upstream, endpoint.is_upstreams());
         let upstream = upstream.name().clone();
         Ok(Self {
             first,
@@ -234,6 +247,7 @@ impl BlobStream {
             received,
             content,
             trace: RequestTrace::default(),
+            transfer_log: None,
             rate: BodyRate::none(),
             metrics,
         })
@@ -247,6 +261,7 @@ impl BlobStream {
             self.wrong_peers.note_sending(digest, peer);
             self.digest = Some(digest.clone());
         }
+        self.transfer_log = request.transfer_log.clone();
         self.rate = BodyRate::begin(&request.trace, &self.followed.url, self.first);
     }
 
@@ -258,20 +273,26 @@ impl BlobStream {
     /// announced; `Protocol` when it was longer.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let result = self.read().await;
-        match (&result, self.endpoint.peer()) {
-            // The peer itself may be well, and its copy not.
-            (Err(error), Some(peer)) => {
-                let is_its_copy = self.peers.is_allowed() && !peer.broke(error);
-                if let (true, Some(digest)) = (is_its_copy, &self.digest) {
-                    self.wrong_peers.note_wrong(digest, peer);
+        if let Err(error) = &result {
+            match (self.endpoint.peer(), self.endpoint.store()) {
+                // The peer itself may be well, and its copy not.
+                (Some(peer), _) => {
+                    let is_its_copy = self.peers.is_allowed() && !peer.broke(error);
+                    if let (true, Some(digest)) = (is_its_copy, &self.digest) {
+                        self.wrong_peers.note_wrong(digest, peer);
+                    }
                 }
+                (None, Some(object)) => {
+                    object.broke(error);
+                    self.transfer_log.iter().for_each(|log| log.note_break());
+                }
+                (None, None) if !self.best_effort => {
+                    // The next endpoint comes first for the rest.
+                    self.endpoint.failed();
+                    self.failures.note(error);
+                }
+                (None, None) => {}
             }
-            (Err(error), None) if !self.best_effort => {
-                // The next endpoint comes first for the rest.
-                self.endpoint.failed();
-                self.failures.note(error);
-            }
-            _ => {}
         }
         result
     }
@@ -347,16 +368,21 @@ impl BlobStream {
             };
             let len = piece.len() as u64;
             self.received.fetch_add(len, Ordering::Relaxed);
-            match self.endpoint.peer() {
-                Some(peer) => {
+            let source = match (self.endpoint.peer(), self.endpoint.store()) {
+                (Some(peer), _) => {
                     peer.note_received(len);
                     self.metrics.peer_received(peer.place(), len);
+                    ByteSource::Peer
                 }
-                None => {
+                // The store counts its own.
+                (None, Some(_)) => ByteSource::Store,
+                (None, None) => {
                     self.metrics.upstream_received(&self.upstream, len);
                     self.content.add(len);
+                    ByteSource::Registry
                 }
-            }
+            };
+            self.transfer_log.iter().for_each(|log| log.note(source));
             self.trace.received(len);
             self.rate.received(len);
             if let Some(expected) = &mut self.expected {

@@ -11,6 +11,7 @@ use super::{
     client::follow_redirects::OriginResponse,
     error::{Error, ErrorKind},
     low_quota::LowQuota,
+    store_object::StoreObject,
 };
 use crate::cluster::Peer;
 
@@ -25,11 +26,18 @@ const OPEN_TTL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Endpoint {
     base: Url,
-    /// Set if it is a peer's.
-    peer: Option<Arc<Peer>>,
+    /// Set if it is not the registry's.
+    other: Option<Other>,
     learned: Mutex<Learned>,
     /// Principals whose rate limit is nearly used up.
     pub(super) low_quota: LowQuota,
+}
+
+/// An endpoint that is not the registry's.
+#[derive(Debug)]
+enum Other {
+    Peer(Arc<Peer>),
+    Store(StoreObject),
 }
 
 #[derive(Debug, Default)]
@@ -62,16 +70,38 @@ struct Cooling {
 
 impl Endpoint {
     pub(super) fn new(base: Url) -> Self {
-        Self { base, peer: None, learned: Mutex::default(), low_quota: LowQuota::default() }
+        Self { base, other: None, learned: Mutex::default(), low_quota: LowQuota::default() }
     }
 
     /// The one of a peer, for one request: what it does says nothing about the registry.
     pub(super) fn of_peer(peer: Arc<Peer>) -> Self {
-        Self { peer: Some(peer.clone()), ..Self::new(peer.base().clone()) }
+        let base = peer.base().clone();
+        Self { other: Some(Other::Peer(peer)), ..Self::new(base) }
+    }
+
+    /// The one of an object of the store, for one request.
+    pub(super) fn of_store(object: StoreObject) -> Option<Self> {
+        let base = object.url()?;
+        Some(Self { other: Some(Other::Store(object)), ..Self::new(base) })
     }
 
     pub(super) fn peer(&self) -> Option<&Arc<Peer>> {
-        self.peer.as_ref()
+        match &self.other {
+            Some(Other::Peer(peer)) => Some(peer),
+            Some(Other::Store(_)) | None => None,
+        }
+    }
+
+    pub(super) fn store(&self) -> Option<&StoreObject> {
+        match &self.other {
+            Some(Other::Store(object)) => Some(object),
+            Some(Other::Peer(_)) | None => None,
+        }
+    }
+
+    /// Whether it is one of the upstream's own URLs.
+    pub(super) fn is_upstreams(&self) -> bool {
+        self.other.is_none()
     }
 
     pub(super) fn base(&self) -> &Url {

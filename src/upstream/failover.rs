@@ -60,6 +60,8 @@ impl<'a> Attempts<'a> {
     /// Notes the result of `endpoint`. `None`: it could not answer, try the next.
     pub(super) fn settle<T>(&mut self, endpoint: &Endpoint, result: Result<T, Error>) -> Option<Result<T, Error>> {
         match result {
+            // The registry's own answer counts.
+            Err(_) if endpoint.store().is_some() => None,
             // forebay's own lack of memory or descriptors, and a pause, are the same for every endpoint.
             Err(error) if is_without_request(&error) => Some(Err(error)),
             // The owner keeps the registry's limit for all of the cluster.
@@ -117,7 +119,7 @@ impl UpstreamState {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.pause.admit(self.name())?;
+        let admitted = self.pause.admit(self.name());
         let mut attempts = Attempts::new(endpoints, best_effort);
         let mut is_registry_asked = false;
         let result = loop {
@@ -125,13 +127,17 @@ impl UpstreamState {
                 Ok(endpoint) => endpoint,
                 Err(error) => break Err(error),
             };
-            is_registry_asked |= endpoint.peer().is_none();
+            is_registry_asked |= endpoint.is_upstreams();
+            // What is in the store is served like what is cached.
+            if endpoint.store().is_none() {
+                admitted.clone()?;
+            }
             // Boxed, here and further in: a future contains those that it awaits, so that a download's would be larger
             // than a thread's stack.
             let result = Box::pin(attempt(endpoint.clone())).await;
             if let Err(error) = &result
                 && !best_effort
-                && endpoint.peer().is_none()
+                && endpoint.is_upstreams()
             {
                 self.failures.note(error);
             }

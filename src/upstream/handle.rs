@@ -23,9 +23,15 @@ use super::{
     read_request::ReadRequest,
     setup_error::SetupError,
     state::UpstreamState,
+    transfer_log::TransferLog,
     via::Via,
 };
-use crate::{cluster::Key, oci::Repository, request_id::RequestId, request_trace::RequestTrace};
+use crate::{
+    cluster::Key,
+    oci::{Digest, Repository},
+    request_id::RequestId,
+    request_trace::RequestTrace,
+};
 
 /// One configured registry. A cheap handle.
 #[derive(Clone)]
@@ -33,13 +39,17 @@ pub struct Upstream {
     pub(super) state: Arc<UpstreamState>,
     pub(super) via: Via,
     /// The forebays that the client's request passed.
-    via_mirrors: Option<Mirrors>,
+    pub(super) via_mirrors: Option<Mirrors>,
     pub(super) mode: RequestMode,
     pub(super) client: Option<Arc<ClientCredential>>,
     /// The request that this handle is for.
     pub(super) trace: RequestTrace,
     /// Whether its requests may be sent to peers.
-    peers: PeerUse,
+    pub(super) peers: PeerUse,
+    /// The blob that the upstream has just granted to the client.
+    pub(super) granted: Option<Digest>,
+    /// The download that it is for.
+    pub(super) transfer_log: Option<Arc<TransferLog>>,
 }
 
 impl Upstream {
@@ -50,7 +60,8 @@ impl Upstream {
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
         let state = Arc::new(UpstreamState::new(config, &context)?);
         let (via_mirrors, client, trace, peers) = (None, None, RequestTrace::default(), PeerUse::default());
-        Ok(Self { state, via: Via::Ours, via_mirrors, mode: RequestMode::Normal, client, trace, peers })
+        let (via, mode, granted, transfer_log) = (Via::Ours, RequestMode::Normal, None, None);
+        Ok(Self { state, via, via_mirrors, mode, client, trace, peers, granted, transfer_log })
     }
 
     /// Checks the file of an upstream's credentials, if any. Blocks on it.
@@ -282,6 +293,7 @@ impl Upstream {
         request.client.clone_from(&self.client);
         request.trace.clone_from(&self.trace);
         request.peers.clone_from(&self.peers);
+        request.transfer_log.clone_from(&self.transfer_log);
         if let Some(via) = self.via.header()? {
             request.headers.insert(header::VIA, via.clone());
         }

@@ -38,18 +38,20 @@ pub(crate) fn peer_tls(ca: Option<&Path>) -> Result<ClientConfig, SetupError> {
 }
 
 impl UpstreamState {
-    /// The endpoints of a request, in their order: the peers that may have the content, then those of the registry.
+    /// The endpoints of a request, in their order: the peers that may have the content, the store, then those of the
+    /// registry.
     pub(super) fn endpoints_of(&self, request: &ReadRequest) -> Cow<'_, [Arc<Endpoint>]> {
         let peers = match &request.key {
             Some(key) => self.peers_ahead(key, &request.peers),
             None => Vec::new(),
         };
-        if peers.is_empty() {
+        let object = self.object_ahead(request);
+        if peers.is_empty() && object.is_none() {
             return Cow::Borrowed(&self.endpoints);
         }
-        Cow::Owned(
-            peers.into_iter().map(Endpoint::of_peer).map(Arc::new).chain(self.endpoints.iter().cloned()).collect(),
-        )
+        let peers = peers.into_iter().map(Endpoint::of_peer).map(Arc::new);
+        let object = object.and_then(Endpoint::of_store).map(Arc::new);
+        Cow::Owned(peers.chain(object).chain(self.endpoints.iter().cloned()).collect())
     }
 
     /// The peers that are asked before the registry.
@@ -127,7 +129,7 @@ impl UpstreamState {
         }
         let mut response = with_idle_timeout(response, self.sender.timeouts.idle);
         response.extensions_mut().insert(carried);
-        let followed = FinalResponse::of_peer(response, url);
+        let followed = FinalResponse::direct(response, url);
         let checked = response::check(followed, self.request_kind(request)).await;
         let result = match &checked {
             Ok(_) => PeerResult::Answered,

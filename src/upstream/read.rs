@@ -19,6 +19,9 @@ impl UpstreamState {
         if let Some(peer) = endpoint.peer() {
             return self.read_of_peer(endpoint, peer, request).await;
         }
+        if let Some(object) = endpoint.store() {
+            return self.read_of_store(endpoint, object, request).await;
+        }
         let cause = self.cause(&request.scope, request.client.as_deref());
         let first = |authorization| self.first_read(endpoint, request, authorization);
         let second = |authorization| self.second_read(endpoint, request, authorization);

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 
 use super::{
     auth::scope::Scope, client::outbound_request::RequestMode, head::accept_headers, peer_use::PeerUse,
-    principal::ClientCredential,
+    principal::ClientCredential, transfer_log::TransferLog,
 };
 use crate::{
     cluster::Key,
@@ -40,6 +40,8 @@ pub(super) struct ReadRequest {
     pub key: Option<Key>,
     /// Whether it may be sent to peers.
     pub peers: PeerUse,
+    /// The download that it is part of.
+    pub transfer_log: Option<Arc<TransferLog>>,
     /// For a list: the check of its content.
     pub is_list: Option<IsList>,
     /// The client's request that it is sent for.
@@ -61,6 +63,7 @@ impl ReadRequest {
             digest: None,
             key: None,
             peers: PeerUse::default(),
+            transfer_log: None,
             is_list: None,
             trace: RequestTrace::default(),
         }

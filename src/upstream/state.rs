@@ -28,7 +28,12 @@ use super::{
     setup_error::SetupError,
     wrong_peers::WrongPeers,
 };
-use crate::{byte_counter::ByteCounter, cluster::Cluster, metrics::Metrics};
+use crate::{
+    byte_counter::ByteCounter,
+    cluster::Cluster,
+    metrics::Metrics,
+    store::{Pool, Store},
+};
 
 pub(super) struct UpstreamState {
     name: Arc<str>,
@@ -61,6 +66,8 @@ pub(super) struct UpstreamState {
     pub(super) cluster: Option<Cluster>,
     pub(super) wrong_peers: WrongPeers,
     pub(super) repositories_of_registry: RepositoriesOfRegistry,
+    /// The object store, and where in it the content of this upstream is.
+    pub(super) store: Option<(Store, Pool)>,
     metrics: Metrics,
 }
 
@@ -95,6 +102,7 @@ impl UpstreamState {
             cluster: context.cluster.clone(),
             wrong_peers: WrongPeers::default(),
             repositories_of_registry: RepositoriesOfRegistry::default(),
+            store: context.store.clone().filter(|_| config.store).map(|store| (store, pool_of(config.access))),
             metrics: context.metrics.clone(),
         })
     }
@@ -174,6 +182,13 @@ impl UpstreamState {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+fn pool_of(access: Access) -> Pool {
+    match access {
+        Access::Shared => Pool::Shared,
+        Access::Client { .. } => Pool::Clients,
     }
 }
 

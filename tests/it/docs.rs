@@ -240,6 +240,9 @@ fn the_defaults_of_the_document_are_those_of_the_program() {
         } else if section == "cluster" {
             let cluster = "[cluster]\npeers = [\"http://a:1\"]\nkey_file = \"cluster.key\"\n".to_owned();
             (cluster.clone(), format!("{cluster}{name} = {default}\n"))
+        } else if section == "store" {
+            let store = "[store]\nurl = \"s3://a\"\n".to_owned();
+            (store.clone(), format!("{store}{name} = {default}\n"))
         } else {
             (String::new(), format!("[{section}]\n{name} = {default}\n"))
         };

@@ -15,11 +15,13 @@ use super::{
 use crate::{
     admin::{Readiness, State as Ready},
     cache::{
-        DiskStore, Inventory, ObjectKind, Pins, inventory::IncompletePins, pins::PinnedBytes, storage::StoreStatus,
+        DiskStore, Inventory, ObjectKind, Pins, UploadQueue, inventory::IncompletePins, pins::PinnedBytes,
+        storage::StoreStatus,
     },
     cluster::{Cluster, Health},
     history::{History, Sums, Unconfigured, Window},
     metrics::{Label as _, Metrics},
+    store::{self, Store},
     transport::ReloadableTls,
     upstream::Upstream,
     warm::{JobReport, WarmJobs},
@@ -43,6 +45,8 @@ pub(crate) struct StatusSources {
     pub pins: Pins,
     pub warm_jobs: WarmJobs,
     pub cluster: Option<Cluster>,
+    /// The object store, and what waits for its upload to it.
+    pub objects: Option<(Store, UploadQueue)>,
 }
 
 /// What may need a person.
@@ -82,6 +86,7 @@ impl StatusSources {
             "config_reloaded": !findings.failed_reloads.contains(&"config"),
             "certificate_until": findings.certificate_until.map(time),
             "cache": cache(&store, findings.pinned),
+            "store": self.objects.as_ref().map(|(store, queue)| object_store(store, queue)),
             "sums": {
                 "hour": sums(self.history.sums(Window::Hour)),
                 "day": sums(self.history.sums(Window::Day)),
@@ -129,6 +134,16 @@ fn upstream_finding(upstream: &Upstream) -> UpstreamFinding {
 fn requested(unconfigured: &Unconfigured) -> Value {
     let Unconfigured { name, requests, last, peer } = unconfigured;
     json!({ "name": name, "requests": requests, "last_request": time(*last), "peer": &**peer })
+}
+
+fn object_store(store: &Store, queue: &UploadQueue) -> Value {
+    let store::Health { word, failure } = store.health();
+    json!({
+        "url": store.location().to_string(),
+        "state": word,
+        "waiting": queue.len(),
+        "last_failure": failure.map(|(at, problem)| json!({ "at": time(at), "problem": problem })),
+    })
 }
 
 fn cache(store: &StoreStatus, pinned: PinnedBytes) -> Value {

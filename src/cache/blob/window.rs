@@ -81,6 +81,7 @@ impl Window {
     fn new(source: Source, start: u64, front: Front, share: MemoryShare) -> Self {
         // Its readers set its pace, and a slow one would hold up all that a peer sends on that connection.
         let source = source.without_peers();
+        let source = Source { upstream: source.upstream.with_transfer_log(&source.digest), ..source };
         Self {
             source,
             start,

@@ -281,8 +281,11 @@ async fn verify(download: &Arc<Download>, left: u64) -> Result<Done, DownloadErr
         if left > 0 {
             return Err(DownloadError::Damaged);
         }
-        download.source.upstream.note_mismatch(&download.source.digest);
-        return Err(DownloadError::Mismatch);
+        // The next download does not ask the store.
+        return Err(match download.source.upstream.note_mismatch(&download.source.digest) {
+            true => DownloadError::Damaged,
+            false => DownloadError::Mismatch,
+        });
     }
     download.update(|state| state.progress = Progress::Complete);
     Ok(Done::Verified { len: total })
@@ -304,6 +307,7 @@ async fn commit(downloads: &Downloads, download: &Download, temp: Option<TempBlo
     match change(move || temp.commit(purpose, len)).await {
         Ok(pin) => {
             download.update(|state| state._pin = Some(pin));
+            downloads.to_be_uploaded(&download.source);
             // A client may have joined the download during the commit.
             if purpose == Purpose::Ahead && download.is_wanted() {
                 downloads.store().used(IndexKey::Blob(download.source.id()));

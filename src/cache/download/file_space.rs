@@ -104,7 +104,7 @@ mod tests {
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
     use super::{
-        super::{leftover::content_of, table::Need},
+        super::{leftover::content_of, need::Need},
         *,
     };
     use crate::{

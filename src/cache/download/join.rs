@@ -6,7 +6,8 @@ use tracing::Instrument as _;
 
 use super::{
     Download, Downloads, driver,
-    table::{Entry, Need, Subscription},
+    need::Need,
+    table::{Entry, Subscription},
 };
 use crate::cache::Source;
 

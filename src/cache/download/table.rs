@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -12,14 +12,14 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Complete, Download, DownloadEvent, DownloadReader, DownloadResult, Progress, abandoned,
+    Complete, Download, DownloadEvent, DownloadReader, DownloadResult, Need, Progress, abandoned,
     chunks::ReaderId,
     separate_fetch::{SeparateFetch, SeparateFetches},
     wrong_parts::WrongParts,
 };
 use crate::{
     cache::{
-        Config, ContentKey, DiskStore, Source,
+        Config, ContentKey, DiskStore, Source, UploadQueue,
         storage::{Short, lru_index::IndexKey},
     },
     followers::Followers,
@@ -58,30 +58,11 @@ struct DownloadsInner {
     /// Which failures get a line in the log, by upstream and kind.
     lines: LineLimit<(Arc<str>, DownloadResult)>,
     followers: Followers<DownloadEvent>,
+    /// Where what is complete is noted for its upload; empty: there is no object store.
+    uploads: OnceLock<UploadQueue>,
 }
 
 type DownloadEntries = HashMap<ContentKey, Vec<Arc<Download>>>;
-
-/// What a subscriber needs of a blob.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Need {
-    Whole,
-    Range(ByteRange),
-}
-
-impl Need {
-    /// Without a range: the whole blob.
-    pub(crate) fn of(range: Option<ByteRange>) -> Self {
-        range.map_or(Self::Whole, Self::Range)
-    }
-
-    fn range(self) -> Option<ByteRange> {
-        match self {
-            Self::Whole => None,
-            Self::Range(range) => Some(range),
-        }
-    }
-}
 
 /// The table's answer to a request.
 pub(super) enum Entry {
@@ -125,6 +106,7 @@ impl Downloads {
             complete,
             lines: LineLimit::new(LINE_INTERVAL, MAX_LINES),
             followers: Followers::default(),
+            uploads: OnceLock::new(),
         }));
         let shared = Arc::downgrade(&downloads.0);
         downloads.store().on_shortage(move |short| {
@@ -138,6 +120,10 @@ impl Downloads {
             .boxed()
         });
         downloads
+    }
+
+    pub(super) fn uploads(&self) -> &OnceLock<UploadQueue> {
+        &self.0.uploads
     }
 
     pub(super) fn store(&self) -> &DiskStore {

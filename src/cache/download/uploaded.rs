@@ -24,7 +24,10 @@ impl Downloads {
         }
         let key = IndexKey::Blob(source.id());
         match change(move || upload.commit(key, len)).await {
-            Ok(pin) => download.update(|state| state._pin = Some(pin)),
+            Ok(pin) => {
+                download.update(|state| state._pin = Some(pin));
+                self.to_be_uploaded(source);
+            }
             Err(error) => {
                 self.store().disk_failed("a pushed blob cannot be put into the cache", &source.digest, &error);
             }

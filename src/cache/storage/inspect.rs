@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     cache::{ObjectKind, Visibility, storage::lru_index::CompactKey},
+    file_slice::FileSlice,
     metrics::Label as _,
     oci::Algorithm,
 };
@@ -186,6 +187,11 @@ impl Inspection {
         }
         self.offset += wanted as u64;
         Ok(wanted)
+    }
+
+    /// The whole file, to read it elsewhere. It may be evicted meanwhile: then its space is free once this is dropped.
+    pub(crate) fn into_slice(self) -> FileSlice {
+        FileSlice { file: std::sync::Arc::new(self.file), offset: 0, len: self.len }
     }
 
     /// Whether the whole file was read.

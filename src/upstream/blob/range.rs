@@ -23,6 +23,13 @@ impl BlobRange {
         HeaderValue::try_from(text).map(|value| (header::RANGE, value)).into_iter().collect()
     }
 
+    /// What [`BlobRange::headers`] wrote.
+    pub(in crate::upstream) fn of_headers(headers: &HeaderMap) -> Option<Self> {
+        let (first, last) = headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+        let last = if last.is_empty() { None } else { Some(last.parse().ok()?) };
+        Some(Self { first: first.parse().ok()?, last })
+    }
+
     fn is_whole(self) -> bool {
         self == Self::default()
     }

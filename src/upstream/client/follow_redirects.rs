@@ -55,8 +55,8 @@ impl OriginResponse {
 }
 
 impl FinalResponse {
-    /// The response of a peer, which redirects nowhere.
-    pub(in crate::upstream) fn of_peer(response: Response, url: Url) -> Self {
+    /// The response of a peer or of the store, which redirect nowhere.
+    pub(in crate::upstream) fn direct(response: Response, url: Url) -> Self {
         let origin = OriginResponse::of(&response);
         Self { response, url, is_other_origin: false, origin, oldest_received: None, redirects: 0 }
     }

@@ -27,7 +27,10 @@ impl Transfer {
         if let (Some(known), Some(told)) = (self.total, stream.total)
             && known != told
         {
-            self.retry.contradictions += 1;
+            match stream.is_of_store() {
+                true => self.source.upstream.leave_store(),
+                false => self.retry.contradictions += 1,
+            }
             return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
         }
         if stream.first > self.position {

@@ -145,6 +145,7 @@ async fn a_ca_file_that_is_none_is_said_at_start() {
             content: Default::default(),
             pauses: Default::default(),
             cluster: None,
+            store: None,
         };
         Upstream::new(&Config { ca: Some(path), ..config(&registry) }, context).unwrap_err()
     };
