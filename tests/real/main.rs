@@ -40,5 +40,6 @@ mod resume;
 mod rule;
 mod short_keepalive;
 mod skopeo;
+mod store;
 mod systemd;
 mod two_commands;

@@ -13,6 +13,8 @@ pub mod broken;
 pub mod gate;
 pub mod ingress;
 pub mod registry;
+pub mod seaweedfs;
+pub mod store_proxy;
 pub mod token_server;
 
 pub mod certificate;
