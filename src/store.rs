@@ -26,13 +26,15 @@ mod probe;
 mod put;
 mod sign;
 mod status_error;
+#[cfg(test)]
+mod tests;
 
 use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use self::{
-    breaker::{Breaker, Change},
+    breaker::{Breaker, Change, Pass, Weight},
     distrust::{Distrust, WrongObjects},
     engine::Engine,
     health::HealthLog,
@@ -69,6 +71,7 @@ struct StoreInner {
     engine: Arc<dyn Engine>,
     reads: Breaker,
     writes: Breaker,
+    upkeep: Breaker,
     distrust: Distrust,
     /// Those that are to be deleted.
     wrong: WrongObjects,
@@ -78,13 +81,40 @@ struct StoreInner {
     metrics: Metrics,
 }
 
-/// Which requests fail together.
+/// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
     /// A client waits for it.
     Read,
-    /// It can wait.
+    /// The look whether an upload is needed: a store that refuses all writes answers it.
+    Look,
+    /// The beginning of an upload in parts, without content.
+    Begin,
+    /// Content is uploaded, which can wait.
     Write,
+    List,
+    Delete,
+}
+
+impl Lane {
+    /// How much a success proves, and how much must succeed after a failure.
+    fn weights(self) -> (Weight, Weight) {
+        match self {
+            // That its head came proves little; see [`get::Body`] for the bytes.
+            Self::Read | Self::Look | Self::List => (Weight::Light, Weight::Light),
+            Self::Begin => (Weight::Light, Weight::Heavy),
+            Self::Write | Self::Delete => (Weight::Heavy, Weight::Heavy),
+        }
+    }
+
+    /// What the log calls it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "reads",
+            Self::Look | Self::Begin | Self::Write => "writes",
+            Self::List | Self::Delete => "listings and deletes",
+        }
+    }
 }
 
 impl Store {
@@ -101,15 +131,20 @@ impl Store {
     ) -> Result<Self, SetupError> {
         let connector = Connector::new(tls)?;
         let engine = engine::open(config, config.endpoint.as_ref(), &connector)?;
+        Ok(Self::of_engine(config.url.clone(), engine, Journal::new(state), metrics))
+    }
+
+    fn of_engine(location: Location, engine: Arc<dyn Engine>, journal: Journal, metrics: Metrics) -> Self {
         let inner = Arc::new(StoreInner {
-            location: config.url.clone(),
+            location,
             engine,
             reads: Breaker::of_reads(),
             writes: Breaker::of_writes(),
+            upkeep: Breaker::of_upkeep(),
             distrust: Distrust::default(),
             wrong: WrongObjects::default(),
             conditions: Conditions::default(),
-            journal: Journal::new(state),
+            journal,
             health: HealthLog::default(),
             metrics,
         });
@@ -120,7 +155,7 @@ impl Store {
                 metrics.store_up(inner.reads.would_admit(now), inner.writes.would_admit(now));
             }
         });
-        Ok(Self(inner))
+        Self(inner)
     }
 
     /// Ends what an earlier run left behind, and finds out what the store can do. Returns the objects whose uploads
@@ -183,7 +218,7 @@ impl Store {
     pub(crate) async fn delete(&self, name: &ObjectName) -> Result<(), Error> {
         let path = self.path(name);
         let request = object_store::ObjectStoreExt::delete(&*self.0.engine, &path);
-        match self.call(Lane::Write, StoreOperation::Delete, REQUEST_TIMEOUT, request).await {
+        match self.call(Lane::Delete, StoreOperation::Delete, REQUEST_TIMEOUT, request).await {
             Err(error) if error.kind == ErrorKind::Missing => Ok(()),
             deleted => deleted,
         }
@@ -212,34 +247,41 @@ impl Store {
         limit: Duration,
         request: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, Error> {
-        if !self.breaker(lane).admits(Instant::now()) {
-            return Err(Error::new(ErrorKind::NotAsked, "it failed lately and is left alone for a while"));
-        }
-        let result = match tokio::time::timeout(limit, request).await {
-            Ok(answered) => answered.map_err(|error| Error::of_engine(&error)),
-            Err(_) => Err(Error::timeout(limit)),
-        };
-        self.note(lane, operation, result.as_ref().err());
+        let pass = self.admit(lane)?;
+        let result = within(limit, request).await;
+        let (proved, failed) = lane.weights();
+        let error = result.as_ref().err();
+        self.count(operation, error);
+        let weight = if error.is_some_and(|error| error.kind.is_outage()) { failed } else { proved };
+        self.judge(lane, pass, error, weight);
         result
     }
 
-    /// Counts a result, and draws the consequences.
-    fn note(&self, lane: Lane, operation: StoreOperation, error: Option<&Error>) {
+    /// # Errors
+    /// The store is left alone.
+    fn admit(&self, lane: Lane) -> Result<Pass, Error> {
+        let not_asked = || Error::new(ErrorKind::NotAsked, "it failed lately and is left alone for a while");
+        self.breaker(lane).admits(Instant::now()).ok_or_else(not_asked)
+    }
+
+    /// Counts a result.
+    fn count(&self, operation: StoreOperation, error: Option<&Error>) {
         let kind = error.map(|error| error.kind);
         if let Some(result) = kind.map_or(Some(StoreResult::Ok), ErrorKind::result) {
             self.0.metrics.store_request(operation, result);
         }
-        let change = self.breaker(lane).note(kind, Instant::now());
         self.0.health.note(error);
-        let what = match lane {
-            Lane::Read => "reads",
-            Lane::Write => "writes",
-        };
+    }
+
+    /// Draws the consequences of a result.
+    fn judge(&self, lane: Lane, pass: Pass, error: Option<&Error>, weight: Weight) {
+        let change = self.breaker(lane).note(pass, error.map(|error| error.kind), weight, Instant::now());
+        let (store, what) = (self.location(), lane.as_str());
         match (change, error) {
             (Change::Opened, Some(error)) => {
-                tracing::warn!(store = %self.0.location, %error, "{what} of the object store fail: forebay goes on without");
+                tracing::warn!(%store, %error, "{what} of the object store fail: forebay goes on without");
             }
-            (Change::Closed, _) => tracing::info!(store = %self.0.location, "{what} of the object store succeed again"),
+            (Change::Closed, _) => tracing::info!(%store, "{what} of the object store succeed again"),
             (Change::Opened | Change::None, _) => {}
         }
     }
@@ -247,8 +289,17 @@ impl Store {
     fn breaker(&self, lane: Lane) -> &Breaker {
         match lane {
             Lane::Read => &self.0.reads,
-            Lane::Write => &self.0.writes,
+            Lane::Look | Lane::Begin | Lane::Write => &self.0.writes,
+            Lane::List | Lane::Delete => &self.0.upkeep,
         }
+    }
+}
+
+/// The result of a request to the engine, in time.
+async fn within<T>(limit: Duration, request: impl Future<Output = object_store::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answered) => answered.map_err(|error| Error::of_engine(&error)),
+        Err(_) => Err(Error::timeout(limit)),
     }
 }
 

@@ -127,7 +127,10 @@ impl Store {
     }
 
     fn note_broken(&self, error: &Error) {
-        self.note(Lane::Read, StoreOperation::Get, Some(error));
+        self.count(StoreOperation::Get, Some(error));
+        if let Ok(pass) = self.admit(Lane::Read) {
+            self.judge(Lane::Read, pass, Some(error), super::Weight::Light);
+        }
     }
 
     /// How long an object is; `None`: there is none. Before an upload.
@@ -137,7 +140,7 @@ impl Store {
     pub(crate) async fn head(&self, name: &ObjectName) -> Result<Option<u64>, Error> {
         let path = self.path(name);
         let request = self.0.engine.head(&path);
-        match self.call(Lane::Write, StoreOperation::Head, REQUEST_TIMEOUT, request).await {
+        match self.call(Lane::Look, StoreOperation::Head, REQUEST_TIMEOUT, request).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(error) if error.kind == ErrorKind::Missing => Ok(None),
             Err(error) => Err(error),

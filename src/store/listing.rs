@@ -42,7 +42,7 @@ impl Store {
         let options =
             PaginatedListOptions { max_keys: Some(PAGE), page_token: token, ..PaginatedListOptions::default() };
         let request = self.0.engine.list_paginated(Some(&whole), options);
-        let page = self.call(Lane::Write, StoreOperation::List, REQUEST_TIMEOUT, request).await?;
+        let page = self.call(Lane::List, StoreOperation::List, REQUEST_TIMEOUT, request).await?;
         let objects = page.result.objects.into_iter().take(PAGE).filter_map(|object| {
             Some(Listed {
                 name: self.name_of(&object.location)?,

@@ -14,6 +14,7 @@ use super::{
     error_kind::ErrorKind,
     labels::{Direction, StoreOperation, UploadResult},
     names::ObjectName,
+    within,
 };
 use crate::file_slice::FileSlice;
 
@@ -90,7 +91,7 @@ impl Store {
     async fn upload_in_parts(&self, name: &ObjectName, content: &FileSlice) -> Result<(), Error> {
         let path = self.path(name);
         let begin = self.0.engine.create_multipart(&path);
-        let id = self.call(Lane::Write, StoreOperation::Part, REQUEST_TIMEOUT, begin).await?;
+        let id = self.call(Lane::Begin, StoreOperation::Part, REQUEST_TIMEOUT, begin).await?;
         // Before the first part, so that a kill leaves no upload that nobody knows of.
         self.0.journal.add(&path, &id).await;
         let sent = self.send_parts(&path, &id, content).await;
@@ -136,13 +137,8 @@ impl Store {
     /// Ends an upload in parts, so that the store forgets its parts. It is sent also while the store is left alone:
     /// each stands for one upload.
     async fn abort(&self, path: &Path, id: &MultipartId) -> Result<(), Error> {
-        let request = self.0.engine.abort_multipart(path, id);
-        let aborted = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-            Ok(Err(error)) => Err(Error::of_engine(&error)),
-            Ok(Ok(())) => Ok(()),
-            Err(_) => Err(Error::timeout(REQUEST_TIMEOUT)),
-        };
-        self.note(Lane::Write, StoreOperation::Part, aborted.as_ref().err());
+        let aborted = within(REQUEST_TIMEOUT, self.0.engine.abort_multipart(path, id)).await;
+        self.count(StoreOperation::Part, aborted.as_ref().err());
         aborted
     }
 

@@ -165,6 +165,30 @@ async fn on_a_bad_day_of_the_store_pulls_go_on_without_a_storm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_only_uploads_is_left_alone() {
+    let (registry, store) = (Registry::open().await, SeaweedFs::start().await);
+    let proxy = StoreProxy::before(store.port).await;
+    let node = node(&registry, proxy.port).await;
+    until("the probe is over", async || node.log().contains("honours conditions")).await;
+    proxy.set(Mood::Full);
+    let (blobs, before) = (blobs(1_600, &[200_000; 20]), proxy.writes());
+    for blob in &blobs {
+        registry.store("library/app", blob);
+        assert_pulled(&node, blob).await;
+    }
+    // Four at once, and then each after a pause: the looks in between, which succeed, end none.
+    until("it was tried again", async || proxy.writes() - before >= 5).await;
+    let log = node.log();
+    assert_eq!(log.matches("writes of the object store fail").count(), 1, "{log}");
+    assert!(!log.contains("succeed again"), "{log}");
+    proxy.set(Mood::Well);
+    for blob in &blobs {
+        until_uploaded(&store, blob).await;
+    }
+    assert!(proxy.writes() - before <= 8 + blobs.len(), "{} uploads", proxy.writes() - before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_the_store_cuts_is_finished_by_the_registry() {
     let (registry, store) = (Registry::open().await, SeaweedFs::start().await);
     let proxy = StoreProxy::before(store.port).await;

@@ -1,0 +1,274 @@
+//! A store that does what stores do on bad days, without a network and with the clock stopped.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use ::http::Method;
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use object_store::{
+    CopyOptions, Error as EngineError, GetOptions, GetResult, GetResultPayload, ListResult, MultipartId,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    list::{PaginatedListOptions, PaginatedListResult, PaginatedListStore},
+    memory::InMemory,
+    multipart::{MultipartStore, PartId},
+    path::Path as ObjectPath,
+    signer::Signer,
+};
+use parking_lot::Mutex;
+
+use super::*;
+use crate::oci::{Algorithm, Digest};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An engine in memory, with a mood.
+#[derive(Debug, Default)]
+struct Faulty {
+    objects: InMemory,
+    mood: Mutex<Mood>,
+    heads: AtomicUsize,
+    gets: AtomicUsize,
+    puts: AtomicUsize,
+    deletes: AtomicUsize,
+    aborts: AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mood {
+    #[default]
+    Well,
+    /// Refuses content, and answers all else.
+    Full,
+    /// Sends so many bytes of each object, and then nothing.
+    Silent(usize),
+    /// Sends so many bytes of each object, and breaks.
+    Broken(usize),
+    /// Refuses to delete.
+    Undeletable,
+    /// Refuses parts, and to forget them.
+    Unabortable,
+    /// Completes uploads in parts, and its answers are lost.
+    Unheard,
+}
+
+fn refusal(why: &'static str) -> EngineError {
+    EngineError::Generic { store: "test", source: why.into() }
+}
+
+impl Faulty {
+    fn set(&self, mood: Mood) {
+        *self.mood.lock() = mood;
+    }
+
+    fn mood(&self) -> Mood {
+        *self.mood.lock()
+    }
+
+    /// # Errors
+    /// It is full.
+    fn take(&self) -> object_store::Result<()> {
+        self.puts.fetch_add(1, SeqCst);
+        match self.mood() {
+            Mood::Full | Mood::Unabortable => Err(refusal("no room")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Faulty")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(
+        &self,
+        path: &ObjectPath,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.take()?;
+        self.objects.put_opts(path, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &ObjectPath,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.objects.put_multipart_opts(path, opts).await
+    }
+
+    async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> object_store::Result<GetResult> {
+        let counter = if options.head { &self.heads } else { &self.gets };
+        counter.fetch_add(1, SeqCst);
+        let result = self.objects.get_opts(path, options).await?;
+        let (bytes, end) = match self.mood() {
+            Mood::Silent(bytes) => (bytes, stream::pending().boxed()),
+            Mood::Broken(bytes) => (bytes, stream::once(async { Err(refusal("broken")) }).boxed()),
+            _ => return Ok(result),
+        };
+        let (meta, range, attributes, extensions) =
+            (result.meta.clone(), result.range.clone(), result.attributes.clone(), result.extensions.clone());
+        let content = result.bytes().await?;
+        let first = content.slice(..bytes.min(content.len()));
+        let first = stream::iter((!first.is_empty()).then_some(Ok(first)));
+        Ok(GetResult {
+            payload: GetResultPayload::Stream(first.chain(end).boxed()),
+            meta,
+            range,
+            attributes,
+            extensions,
+        })
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<ObjectPath>>,
+    ) -> BoxStream<'static, object_store::Result<ObjectPath>> {
+        self.deletes.fetch_add(1, SeqCst);
+        match self.mood() {
+            Mood::Undeletable => stream::once(async { Err(refusal("it stays")) }).boxed(),
+            _ => self.objects.delete_stream(paths),
+        }
+    }
+
+    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.objects.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<ListResult> {
+        self.objects.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, opts: CopyOptions) -> object_store::Result<()> {
+        self.objects.copy_opts(from, to, opts).await
+    }
+}
+
+#[async_trait]
+impl MultipartStore for Faulty {
+    async fn create_multipart(&self, path: &ObjectPath) -> object_store::Result<MultipartId> {
+        self.objects.create_multipart(path).await
+    }
+
+    async fn put_part(
+        &self,
+        path: &ObjectPath,
+        id: &MultipartId,
+        index: usize,
+        data: PutPayload,
+    ) -> object_store::Result<PartId> {
+        self.take()?;
+        self.objects.put_part(path, id, index, data).await
+    }
+
+    async fn complete_multipart(
+        &self,
+        path: &ObjectPath,
+        id: &MultipartId,
+        parts: Vec<PartId>,
+    ) -> object_store::Result<PutResult> {
+        let completed = self.objects.complete_multipart(path, id, parts).await;
+        if self.mood() == Mood::Unheard { Err(refusal("the connection broke")) } else { completed }
+    }
+
+    async fn abort_multipart(&self, path: &ObjectPath, id: &MultipartId) -> object_store::Result<()> {
+        match self.mood() {
+            Mood::Unabortable => Err(refusal("it stays")),
+            Mood::Unheard => Err(EngineError::NotFound { path: id.clone(), source: "NoSuchUpload".into() }),
+            _ => {
+                self.aborts.fetch_add(1, SeqCst);
+                self.objects.abort_multipart(path, id).await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl PaginatedListStore for Faulty {
+    async fn list_paginated(
+        &self,
+        _: Option<&str>,
+        _: PaginatedListOptions,
+    ) -> object_store::Result<PaginatedListResult> {
+        let objects = self.objects.list(None).try_collect().await?;
+        let result = ListResult { objects, common_prefixes: Vec::new(), extensions: ::http::Extensions::new() };
+        Ok(PaginatedListResult { result, page_token: None })
+    }
+}
+
+#[async_trait]
+impl Signer for Faulty {
+    async fn signed_url(&self, _: Method, _: &ObjectPath, _: Duration) -> object_store::Result<url::Url> {
+        Err(refusal("it signs nothing"))
+    }
+}
+
+fn store() -> (Store, Arc<Faulty>) {
+    let engine = Arc::new(Faulty::default());
+    let location = "s3://bucket/prefix".parse().unwrap();
+    (Store::of_engine(location, engine.clone(), Journal::new(None), Metrics::new().unwrap()), engine)
+}
+
+fn name(number: usize) -> ObjectName {
+    ObjectName::blob(Pool::Shared, &Digest::of(Algorithm::Sha256, &number.to_be_bytes()))
+}
+
+async fn put(store: &Store, name: &ObjectName, len: usize) -> Result<(), ErrorKind> {
+    store.put(name, vec![7; len].into(), IfPresent::Replace).await.map_err(|error| error.kind)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_only_content_is_sent_little_of_it() {
+    let (store, engine) = store();
+    engine.set(Mood::Full);
+    let end = Instant::now() + SECOND * 60;
+    // As the workers do.
+    let worker = async |number: usize| {
+        loop {
+            while let Some(pause) = store.write_pause() {
+                tokio::time::sleep(pause).await;
+            }
+            if Instant::now() > end {
+                return;
+            }
+            if store.head(&name(number)).await.is_ok() {
+                let _ = put(&store, &name(number), 10).await;
+            }
+            store.list("", None).await.unwrap();
+            store.delete(&name(9)).await.unwrap();
+            tokio::time::sleep(SECOND / 5).await;
+        }
+    };
+    tokio::join!(worker(0), worker(1), worker(2), worker(3));
+    // All at once, and then after 1, 2, 4, 8, 16 and 32 s.
+    let (puts, heads) = (engine.puts.load(SeqCst), engine.heads.load(SeqCst));
+    assert!((5..=4 + 6).contains(&puts), "{puts} uploads");
+    assert!(heads <= 4 * 8, "{heads} looks");
+    assert_eq!(store.health().word, "read-only");
+
+    engine.set(Mood::Well);
+    tokio::time::sleep(SECOND * 128).await;
+    store.head(&name(0)).await.unwrap();
+    assert_eq!(store.health().word, "read-only", "a look proves nothing");
+    put(&store, &name(0), 10).await.unwrap();
+    assert_eq!(store.health().word, "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_takes_nothing_still_lists_and_deletes() {
+    let (store, engine) = store();
+    put(&store, &name(1), 10).await.unwrap();
+    engine.set(Mood::Full);
+    assert_eq!(put(&store, &name(2), 10).await, Err(ErrorKind::Failed));
+    assert_eq!(put(&store, &name(2), 10).await, Err(ErrorKind::NotAsked));
+    assert_eq!(store.list("", None).await.unwrap().objects.len(), 1);
+    store.delete(&name(1)).await.unwrap();
+    assert_eq!(store.list("", None).await.unwrap().objects.len(), 0);
+}
