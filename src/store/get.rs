@@ -1,4 +1,7 @@
 //! Reads: an object or a part of it, as it arrives or at once; what there is to know of one.
+//!
+//! What must hold: a head proves nothing about reads. Only an object that came to its end does: a server may know names
+//! and lengths while those that have the bytes are dead.
 
 use std::{
     ops::Range,
@@ -8,20 +11,25 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use object_store::{GetOptions, GetRange, ObjectStoreExt as _};
+use tokio::time::{Instant, Sleep};
 
 use super::{
     Lane, REQUEST_TIMEOUT, Store,
+    breaker::{Pass, Weight},
     error::Error,
     error_kind::ErrorKind,
     labels::{Direction, StoreOperation},
     names::ObjectName,
+    within,
 };
 use crate::metrics::Metrics;
 
-/// From a request to the head of its response. A client waits so long before the registry is asked.
+/// From a request to the first byte of its object. A client waits so long before the registry is asked.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long no byte may come after that: shorter than a registry's time, since there is another source.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For all of a small object.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -51,21 +59,99 @@ pub(crate) struct Object {
     pub body: Body,
 }
 
-/// The bytes of an object as they arrive, without a timeout of their own.
+/// The bytes of an object as they arrive. What becomes of them is what shows how reads are.
 pub(crate) struct Body {
+    /// What came with the head.
+    first: Option<Bytes>,
     stream: BoxStream<'static, object_store::Result<Bytes>>,
+    /// How many bytes are still to come.
+    missing: u64,
+    /// Ends a wait for bytes.
+    idle: Pin<Box<Sleep>>,
+    /// A reader may come back after a while: that time is not the store's.
+    is_waiting: bool,
+    reading: Option<Reading>,
     metrics: Metrics,
+}
+
+/// A read whose end is not noted yet.
+struct Reading {
+    store: Store,
+    pass: Pass,
+}
+
+impl Reading {
+    fn end(self, error: Option<&Error>) {
+        if error.is_some() {
+            self.store.count(StoreOperation::Get, error);
+        }
+        self.store.judge(Lane::Read, self.pass, error, Weight::Heavy);
+    }
+}
+
+impl Body {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(self.arrived(Some(Ok(first))));
+        }
+        match self.stream.poll_next_unpin(cx) {
+            Poll::Ready(next) => {
+                self.is_waiting = false;
+                Poll::Ready(self.arrived(next))
+            }
+            Poll::Pending => {
+                if !std::mem::replace(&mut self.is_waiting, true) {
+                    self.idle.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
+                }
+                std::task::ready!(self.idle.as_mut().poll(cx));
+                let error = Error::new(ErrorKind::Timeout, "the bytes of an object stopped coming");
+                Poll::Ready(Some(Err(self.failed(error))))
+            }
+        }
+    }
+
+    fn arrived(&mut self, next: Option<object_store::Result<Bytes>>) -> Option<Result<Bytes, Error>> {
+        match next {
+            Some(Ok(bytes)) => {
+                let len = bytes.len() as u64;
+                self.metrics.store_bytes(Direction::In, len);
+                let Some(missing) = self.missing.checked_sub(len) else {
+                    return Some(Err(self.failed(Error::new(ErrorKind::Failed, "an object is longer than announced"))));
+                };
+                self.missing = missing;
+                // The reader may ask for no more.
+                if missing == 0 {
+                    self.end(None);
+                }
+                Some(Ok(bytes))
+            }
+            Some(Err(error)) => Some(Err(self.failed(Error::of_engine(&error)))),
+            None if self.missing > 0 => {
+                Some(Err(self.failed(Error::new(ErrorKind::Unreachable, "an object ended too early"))))
+            }
+            None => None,
+        }
+    }
+
+    fn failed(&mut self, error: Error) -> Error {
+        self.end(Some(&error));
+        // Nothing comes after an error.
+        (self.stream, self.missing) = (stream::empty().boxed(), 0);
+        error
+    }
+
+    fn end(&mut self, error: Option<&Error>) {
+        if let Some(reading) = self.reading.take() {
+            reading.end(error);
+        }
+    }
 }
 
 impl Stream for Body {
     type Item = Result<Bytes, Error>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(next) = std::task::ready!(self.stream.poll_next_unpin(cx)) else { return Poll::Ready(None) };
-        if let Ok(bytes) = &next {
-            self.metrics.store_bytes(Direction::In, bytes.len() as u64);
-        }
-        Poll::Ready(Some(next.map_err(|error| Error::of_engine(&error))))
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
     }
 }
 
@@ -73,17 +159,48 @@ impl Store {
     /// An object, or a part of it. Its bytes are to be verified.
     ///
     /// # Errors
-    /// `Missing`, or the store did not answer within 5 s.
+    /// `Missing`, or no byte came within 5 s.
     pub(crate) async fn get(&self, name: &ObjectName, part: Part) -> Result<Object, Error> {
         if self.is_distrusted(name) {
             return Err(Error::new(ErrorKind::NotAsked, "this object had wrong bytes"));
         }
-        let path = self.path(name);
-        let options = GetOptions { range: part.range(), ..GetOptions::default() };
-        let request = object_store::ObjectStore::get_opts(&*self.0.engine, &path, options);
-        let result = self.call(Lane::Read, StoreOperation::Get, FIRST_BYTE_TIMEOUT, request).await?;
-        let (range, len, metrics) = (result.range.clone(), result.meta.size, self.0.metrics.clone());
-        Ok(Object { range, len, body: Body { stream: result.into_stream(), metrics } })
+        let pass = self.admit(Lane::Read)?;
+        // A store may tell what it has, and fail to read it.
+        let mut has_head = false;
+        let first = async {
+            let path = self.path(name);
+            let options = GetOptions { range: part.range(), ..GetOptions::default() };
+            let result = object_store::ObjectStore::get_opts(&*self.0.engine, &path, options).await?;
+            has_head = true;
+            let (range, len) = (result.range.clone(), result.meta.size);
+            let mut stream = result.into_stream();
+            let first = if range.is_empty() { None } else { stream.try_next().await? };
+            Ok::<_, object_store::Error>((range, len, first, stream))
+        };
+        let result = within(FIRST_BYTE_TIMEOUT, first).await;
+        self.count(StoreOperation::Get, result.as_ref().err());
+        let (range, len, first, stream) = match result {
+            Ok(found) => found,
+            Err(error) => {
+                let weight = if has_head { Weight::Heavy } else { Weight::Light };
+                self.judge(Lane::Read, pass, Some(&error), weight);
+                return Err(error);
+            }
+        };
+        let reading = Reading { store: self.clone(), pass };
+        let mut body = Body {
+            first,
+            stream,
+            missing: range.end.saturating_sub(range.start),
+            idle: Box::pin(tokio::time::sleep(IDLE_TIMEOUT)),
+            is_waiting: false,
+            reading: Some(reading),
+            metrics: self.0.metrics.clone(),
+        };
+        if body.missing == 0 {
+            body.end(None);
+        }
+        Ok(Object { range, len, body })
     }
 
     /// All of an object of at most `max` bytes, within 10 s. Its bytes are to be verified.
@@ -99,38 +216,15 @@ impl Store {
             }
             let mut content = BytesMut::new();
             while let Some(piece) = object.body.next().await {
-                content.extend_from_slice(&piece.inspect_err(|error| self.note_broken(error))?);
+                content.extend_from_slice(&piece?);
                 if content.len() > max {
                     return Err(too_long());
                 }
             }
             Ok(content.freeze())
         };
-        match tokio::time::timeout(SMALL_TIMEOUT, read).await {
-            Ok(read) => read,
-            Err(_) => {
-                let error = Error::timeout(SMALL_TIMEOUT);
-                self.note_broken(&error);
-                Err(error)
-            }
-        }
-    }
-
-    /// Notes that the connection broke while an object came.
-    pub(crate) fn broke(&self) {
-        self.note_broken(&Error::new(ErrorKind::Unreachable, "the connection broke while an object came"));
-    }
-
-    /// Notes that the bytes of an object stopped coming.
-    pub(crate) fn stalled(&self) {
-        self.note_broken(&Error::new(ErrorKind::Timeout, "the bytes of an object stopped coming"));
-    }
-
-    fn note_broken(&self, error: &Error) {
-        self.count(StoreOperation::Get, Some(error));
-        if let Ok(pass) = self.admit(Lane::Read) {
-            self.judge(Lane::Read, pass, Some(error), super::Weight::Light);
-        }
+        // Its bytes come, so that this says nothing about other objects.
+        tokio::time::timeout(SMALL_TIMEOUT, read).await.unwrap_or_else(|_| Err(Error::timeout(SMALL_TIMEOUT)))
     }
 
     /// How long an object is; `None`: there is none. Before an upload.

@@ -272,3 +272,66 @@ async fn a_store_that_takes_nothing_still_lists_and_deletes() {
     store.delete(&name(1)).await.unwrap();
     assert_eq!(store.list("", None).await.unwrap().objects.len(), 0);
 }
+
+/// All of an object, as a download reads it.
+async fn read(store: &Store, name: &ObjectName) -> Result<usize, ErrorKind> {
+    let mut object = store.get(name, Part::default()).await.map_err(|error| error.kind)?;
+    let mut len = 0;
+    while let Some(piece) = object.body.next().await {
+        len += piece.map_err(|error| error.kind)?.len();
+    }
+    Ok(len)
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_without_bodies_cost_one_wait_each_pause() {
+    for mood in [Mood::Silent(0), Mood::Silent(3)] {
+        let (store, engine) = store();
+        put(&store, &name(1), 10).await.unwrap();
+        engine.set(mood);
+        let (begin, mut waited) = (Instant::now(), Duration::ZERO);
+        while begin.elapsed() < SECOND * 120 {
+            let asked = Instant::now();
+            let result = read(&store, &name(1)).await;
+            waited += asked.elapsed();
+            assert!(matches!(result, Err(ErrorKind::Timeout | ErrorKind::NotAsked)), "{result:?}");
+            // What it tells of others shows nothing.
+            assert!(matches!(read(&store, &name(2)).await, Err(ErrorKind::Missing | ErrorKind::NotAsked)));
+            store.head(&name(1)).await.unwrap();
+            tokio::time::sleep(SECOND).await;
+        }
+        assert!(waited <= SECOND * 5 * 5, "{mood:?}: readers waited {waited:?}");
+        assert_eq!(store.health().word, "write-only");
+        engine.set(Mood::Well);
+        tokio::time::sleep(SECOND * 60).await;
+        assert_eq!(read(&store, &name(1)).await, Ok(10));
+        assert_eq!(store.health().word, "ok");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_break_are_an_outage_though_heads_come() {
+    let (store, engine) = store();
+    put(&store, &name(1), 10).await.unwrap();
+    engine.set(Mood::Broken(3));
+    for _ in 0..3 {
+        assert_eq!(store.health().word, "ok");
+        assert_eq!(read(&store, &name(1)).await, Err(ErrorKind::Failed));
+        let next = read(&store, &name(2)).await;
+        assert!(matches!(next, Err(ErrorKind::Missing | ErrorKind::NotAsked)), "{next:?}");
+    }
+    assert_eq!(read(&store, &name(1)).await, Err(ErrorKind::NotAsked));
+    assert_eq!(engine.gets.load(SeqCst), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_pauses_is_no_silence_of_the_store() {
+    let (store, _) = store();
+    put(&store, &name(1), 10).await.unwrap();
+    let mut object = store.get(&name(1), Part::default()).await.unwrap();
+    tokio::time::sleep(SECOND * 60).await;
+    assert_eq!(object.body.next().await.unwrap().unwrap().len(), 10);
+    assert!(object.body.next().await.is_none());
+    put(&store, &name(3), 0).await.unwrap();
+    assert_eq!(read(&store, &name(3)).await, Ok(0));
+}

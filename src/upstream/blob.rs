@@ -282,8 +282,8 @@ impl BlobStream {
                         self.wrong_peers.note_wrong(digest, peer);
                     }
                 }
-                (None, Some(object)) => {
-                    object.broke(error);
+                // The object's body has told the store.
+                (None, Some(_)) => {
                     self.transfer_log.iter().for_each(|log| log.note_break());
                 }
                 (None, None) if !self.best_effort => {

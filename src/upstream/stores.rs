@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use super::{
     Upstream,
     blob::range::BlobRange,
-    client::{body::with_idle_timeout, follow_redirects::FinalResponse, trust},
+    client::{follow_redirects::FinalResponse, trust},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
     read_request::ReadRequest,
@@ -119,7 +119,6 @@ impl UpstreamState {
         if let Some(log) = &request.transfer_log {
             log.note(ByteSource::Store);
         }
-        let response = with_idle_timeout(response.into(), self.sender.timeouts.idle);
-        Ok(FinalResponse::direct(response, endpoint.base().clone()))
+        Ok(FinalResponse::direct(response.into(), endpoint.base().clone()))
     }
 }

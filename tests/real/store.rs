@@ -189,6 +189,30 @@ async fn a_store_that_refuses_only_uploads_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_sends_heads_alone_is_left_alone() {
+    let (registry, store) = (Registry::open().await, SeaweedFs::start().await);
+    let proxy = StoreProxy::before(store.port).await;
+    let mut node = node(&registry, proxy.port).await;
+    let blobs = blobs(1_700, &[200_000; 8]);
+    for blob in &blobs {
+        registry.store("library/app", blob);
+        assert_pulled(&node, blob).await;
+        until_uploaded(&store, blob).await;
+    }
+    wipe(&mut node).await;
+    proxy.set(Mood::Silent);
+    for blob in &blobs {
+        assert_pulled(&node, blob).await;
+        assert_eq!(registry.gets_of(blob), 2);
+    }
+    let log = node.log();
+    assert_eq!(log.matches("reads of the object store fail").count(), 1, "{log}");
+    let timeouts = ["operation=\"get\"", "result=\"timeout\""];
+    let asked = node.metric("forebay_store_requests_total", &timeouts).await;
+    assert!((1.0..=2.0).contains(&asked), "{asked} pulls waited in vain");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_the_store_cuts_is_finished_by_the_registry() {
     let (registry, store) = (Registry::open().await, SeaweedFs::start().await);
     let proxy = StoreProxy::before(store.port).await;

@@ -43,6 +43,8 @@ pub enum Mood {
     Down,
     /// Breaks the body of each GET after so many bytes.
     Cut(u64),
+    /// Sends the head of each GET, and no byte after it.
+    Silent,
 }
 
 /// A proxy with a mood.
@@ -124,7 +126,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
     state.writes.fetch_add(usize::from(is_write), Ordering::SeqCst);
     let running = Running::begin(&state);
     let mood = *state.mood.lock();
-    let mut cut = None;
+    let (mut cut, mut is_silent) = (None, false);
     match mood {
         Mood::Well => {}
         Mood::NoConditions => {}
@@ -134,12 +136,16 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
         Mood::Full => {}
         Mood::Down => return Err(BrokenOff),
         Mood::Cut(bytes) => cut = (*request.method() == Method::GET).then_some(bytes),
+        Mood::Silent => is_silent = *request.method() == Method::GET,
     }
     let response = forward(request, state.target).await.map_err(|_| BrokenOff)?;
     drop(running);
     if mood == Mood::NoConditions && response.status() == 412 {
         // As if it had been written again.
         return Ok(Response::builder().header(header::ETAG, "\"again\"").body(empty()).expect("a response"));
+    }
+    if is_silent {
+        return Ok(response.map(|_| StreamBody::new(futures_util::stream::pending()).boxed_unsync()));
     }
     Ok(match cut {
         None => response.map(|body| body.map_err(Into::into).boxed_unsync()),
