@@ -76,6 +76,8 @@ fn kind_of(error: &EngineError) -> ErrorKind {
         _ => match (status_of(error), http_of(error)) {
             (Some(status), _) => status.kind(),
             (None, Some(HttpErrorKind::Timeout)) => ErrorKind::Timeout,
+            // It makes no sense, or is too long.
+            (None, Some(HttpErrorKind::Decode)) => ErrorKind::Failed,
             (None, Some(_)) => ErrorKind::Unreachable,
             (None, None) => ErrorKind::Failed,
         },

@@ -1,12 +1,13 @@
 //! How requests of the engine reach the store: one HTTP client, with forebay's TLS.
 //!
-//! What must hold: an error response is kept by its status and code alone, since its text repeats what was sent.
+//! What must hold: an error response is kept by its status and code alone, since its text repeats what was sent. What
+//! the engine reads at once, that is all but blobs, is bounded in bytes.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use async_trait::async_trait;
 use http::{Method, StatusCode};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use object_store::{
     ClientOptions,
     client::{
@@ -26,6 +27,10 @@ const MAX_IDLE: Duration = Duration::from_secs(15);
 const MAX_ERROR: usize = 4 * 1024;
 /// The longest code, in bytes.
 const MAX_CODE: usize = 64;
+/// The most bytes of a listing, whose page has 1000 names of at most 1 KiB, or of an object that is no blob.
+const MAX_READ: usize = 16 * 1024 * 1024;
+/// The most bytes of any other response: of an upload, a deletion, or a service for credentials.
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// The HTTP client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +67,19 @@ impl HttpConnector for Connector {
 impl HttpService for Connector {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let has_body = *request.method() != Method::HEAD;
+        let is_get = *request.method() == Method::GET;
+        let is_blob = is_get && is_blob(request.uri().path());
         let response = HttpService::call(&self.0, request).await?;
         let status = response.status();
         // What the engine has a meaning for.
         if status.is_success() || matches!(status.as_u16(), 304 | 409 | 412) || (status == 404 && !has_body) {
-            return Ok(response);
+            let most = if is_get { MAX_READ } else { MAX_ANSWER };
+            // Whoever reads a blob knows how long it may be.
+            return Ok(if is_blob && status.is_success() {
+                response
+            } else {
+                response.map(|body| limited(body, most))
+            });
         }
         let (parts, body) = response.into_parts();
         let status = StatusError { status, code: code_of(body).await };
@@ -75,6 +88,20 @@ impl HttpService for Connector {
         }
         Err(HttpError::new(HttpErrorKind::Unknown, status))
     }
+}
+
+/// Whether an object of this path is a blob: see [`super::names`].
+fn is_blob(path: &str) -> bool {
+    path.contains("/blobs/sha")
+}
+
+/// The body, of which no more bytes come.
+fn limited(body: HttpResponseBody, most: usize) -> HttpResponseBody {
+    let too_long = |error: Box<dyn Error + Send + Sync>| match error.downcast::<HttpError>() {
+        Ok(error) => *error,
+        Err(error) => HttpError::new_boxed(HttpErrorKind::Decode, error),
+    };
+    HttpResponseBody::new(Limited::new(body, most).map_err(too_long))
 }
 
 /// The code in the body of an error response.
@@ -100,7 +127,63 @@ fn code_in(text: &str) -> Option<Box<str>> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+    use object_store::client::HttpRequestBody;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    fn connector() -> Connector {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let tls = rustls::ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
+        let roots = rustls::RootCertStore::empty();
+        Connector::new(tls.unwrap().with_root_certificates(roots).with_no_client_auth()).unwrap()
+    }
+
+    /// A server that answers each request with this status and `len` bytes. Returns its address.
+    async fn server(status: u16, len: usize) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = format!("HTTP/1.1 {status} OK\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.write_all(&vec![b'x'; len]).await;
+            }
+        });
+        address.to_string()
+    }
+
+    #[tokio::test]
+    async fn what_is_read_at_once_is_bounded() {
+        let (listing, answer) = (MAX_READ, MAX_ANSWER);
+        for (method, path, status, most) in [
+            (Method::GET, "/bucket?list-type=2&prefix=blobs/sha256/", 200, Some(listing)),
+            (Method::GET, "/bucket/tags/docker.io/library/app/1", 200, Some(listing)),
+            (Method::GET, "/latest/meta-data/iam/security-credentials/", 200, Some(listing)),
+            (Method::GET, "/bucket/blobs/sha256/ab/abcd", 412, Some(listing)),
+            (Method::PUT, "/bucket/blobs/sha256/ab/abcd", 200, Some(answer)),
+            (Method::POST, "/bucket/blobs/sha256/ab/abcd?uploadId=1", 200, Some(answer)),
+            (Method::POST, "/token", 200, Some(answer)),
+            (Method::GET, "/bucket/blobs/sha256/ab/abcd", 200, None),
+            (Method::GET, "/bucket/forebay/clients/blobs/sha512/ab/abcd", 206, None),
+        ] {
+            for more in [0, 1] {
+                let len = most.unwrap_or(listing) + more;
+                let url = format!("http://{}{path}", server(status, len).await);
+                let request =
+                    Request::builder().method(method.clone()).uri(url).body(HttpRequestBody::empty()).unwrap();
+                let response = connector().call(request).await.unwrap();
+                let read = response.into_body().bytes().await.map(|bytes| bytes.len());
+                let is_whole = most.is_none() || more == 0;
+                assert_eq!(read.ok(), is_whole.then_some(len), "{method} {path} {status}: {len} bytes");
+            }
+        }
+    }
 
     #[test]
     fn only_the_code_of_an_error_is_kept() {
