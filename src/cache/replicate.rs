@@ -61,7 +61,7 @@ impl Replication {
         // A start knows nothing else of the queue of the last one.
         self.0.disk.until_scanned().await;
         cut.iter().filter_map(key_of).for_each(|key| _ = self.0.queue.add(&key));
-        let never = self.0.store.delete_wrong().await;
+        let (never, _) = tokio::join!(self.0.store.delete_wrong(), self.0.store.abort_again());
         match never {}
     }
 

@@ -3,7 +3,7 @@
 //! What must hold: an upload has at most one part in memory; one in parts is completed, or aborted, by this run or by
 //! the next.
 
-use std::{io, os::unix::fs::FileExt as _, time::Duration};
+use std::{convert::Infallible, io, os::unix::fs::FileExt as _, time::Duration};
 
 use bytes::Bytes;
 use object_store::{MultipartId, PutMode, PutOptions, PutPayload, multipart::PartId, path::Path};
@@ -28,6 +28,8 @@ const PART_TIMEOUT: Duration = Duration::from_secs(120);
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often a part is sent before the upload is given up.
 const MAX_ATTEMPTS: u32 = 4;
+/// Between two attempts to abort what could not be aborted.
+const ABORT_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// The longest time that an upload waits between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -89,14 +91,19 @@ impl Store {
     }
 
     async fn upload_in_parts(&self, name: &ObjectName, content: &FileSlice) -> Result<(), Error> {
+        if !self.0.journal.has_room() {
+            return Err(Error::local("too many uploads in parts could not be aborted"));
+        }
         let path = self.path(name);
         let begin = self.0.engine.create_multipart(&path);
         let id = self.call(Lane::Begin, StoreOperation::Part, REQUEST_TIMEOUT, begin).await?;
         // Before the first part, so that a kill leaves no upload that nobody knows of.
         self.0.journal.add(&path, &id).await;
         let sent = self.send_parts(&path, &id, content).await;
-        if sent.is_err() {
-            self.abort(&path, &id).await?;
+        if sent.is_err() && self.abort(&path, &id).await.is_err() {
+            // Its parts stay until a later abort.
+            self.0.journal.leave(&path, &id);
+            return sent;
         }
         self.0.journal.remove(&path, &id).await;
         sent
@@ -135,24 +142,39 @@ impl Store {
     }
 
     /// Ends an upload in parts, so that the store forgets its parts. It is sent also while the store is left alone:
-    /// each stands for one upload.
+    /// each stands for one upload. That the store does not know it is no error: it may have completed it, and its answer
+    /// was lost.
     async fn abort(&self, path: &Path, id: &MultipartId) -> Result<(), Error> {
         let aborted = within(REQUEST_TIMEOUT, self.0.engine.abort_multipart(path, id)).await;
         self.count(StoreOperation::Part, aborted.as_ref().err());
-        aborted
+        match aborted {
+            Err(error) if error.kind == ErrorKind::Missing => Ok(()),
+            aborted => aborted,
+        }
     }
 
-    /// Aborts the uploads that an earlier run did not end, and names their objects.
+    /// Aborts, each hour, the uploads that could not be aborted when they ended.
+    pub(crate) async fn abort_again(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(ABORT_INTERVAL).await;
+            self.abort_left_over().await;
+        }
+    }
+
+    /// Aborts the uploads that an earlier run did not end, or that could not be aborted, and names their objects.
     pub(super) async fn abort_left_over(&self) -> Vec<ObjectName> {
-        let mut names = Vec::new();
-        for (path, id) in self.0.journal.left_over().await {
-            names.extend(self.name_of(&path));
+        let left = self.0.journal.left_over();
+        let names = left.iter().filter_map(|(path, _)| self.name_of(path)).collect();
+        for (path, id) in left {
             match self.abort(&path, &id).await {
-                // The store may have forgotten it, or completed it.
-                Ok(()) => tracing::info!(object = %path, "aborted an upload to the object store that a stop had cut"),
-                Err(error) if error.kind == ErrorKind::Missing => {}
+                Ok(()) => tracing::info!(object = %path, "aborted an upload to the object store that was cut"),
                 Err(error) => {
-                    tracing::warn!(object = %path, %error, "an upload to the object store that a stop had cut is not aborted");
+                    tracing::warn!(object = %path, %error, "an upload to the object store that was cut is not aborted yet");
+                    self.0.journal.leave(&path, &id);
+                    // The others would fail as well, most likely; the next time they come first.
+                    if error.is_of_store() {
+                        break;
+                    }
                     continue;
                 }
             }

@@ -20,7 +20,10 @@ use object_store::{
 use parking_lot::Mutex;
 
 use super::*;
-use crate::oci::{Algorithm, Digest};
+use crate::{
+    file_slice::FileSlice,
+    oci::{Algorithm, Digest},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -334,4 +337,38 @@ async fn a_reader_that_pauses_is_no_silence_of_the_store() {
     assert!(object.body.next().await.is_none());
     put(&store, &name(3), 0).await.unwrap();
     assert_eq!(read(&store, &name(3)).await, Ok(0));
+}
+
+/// Content that is uploaded in parts.
+fn large() -> FileSlice {
+    let file = tempfile::tempfile().unwrap();
+    let len = 17 * 1024 * 1024;
+    file.set_len(len).unwrap();
+    FileSlice { file: Arc::new(file), offset: 0, len }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_whose_last_answer_is_lost_is_over() {
+    let (store, engine) = store();
+    engine.set(Mood::Unheard);
+    let sent = store.upload(&name(1), &large()).await;
+    assert_eq!(sent.unwrap_err().kind, ErrorKind::Failed);
+    assert_eq!(store.0.journal.left_over(), []);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(store.upload(&name(1), &large()).await.unwrap(), UploadResult::Present);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_that_fails_is_sent_again_each_hour() {
+    let (store, engine) = store();
+    engine.set(Mood::Unabortable);
+    assert_eq!(store.upload(&name(1), &large()).await.unwrap_err().kind, ErrorKind::Failed);
+    assert_eq!(store.0.journal.left_over().len(), 1);
+    let hour = SECOND * 60 * 60;
+    assert!(tokio::time::timeout(hour * 3 / 2, store.abort_again()).await.is_err());
+    assert_eq!(store.0.journal.left_over().len(), 1);
+    engine.set(Mood::Well);
+    assert!(tokio::time::timeout(hour * 7 / 2, store.abort_again()).await.is_err());
+    assert_eq!(store.0.journal.left_over(), []);
+    assert_eq!(engine.aborts.load(SeqCst), 1);
 }
