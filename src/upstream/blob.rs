@@ -170,7 +170,20 @@ impl Upstream {
 impl BlobStream {
     /// Whether it is an object of the store.
     pub(crate) fn is_of_store(&self) -> bool {
-        self.endpoint.store().is_some()
+        self.source() == ByteSource::Store
+    }
+
+    pub(crate) fn is_of_peer(&self) -> bool {
+        self.source() == ByteSource::Peer
+    }
+
+    /// Who sends it.
+    pub(super) fn source(&self) -> ByteSource {
+        match (self.endpoint.peer(), self.endpoint.store()) {
+            (Some(_), _) => ByteSource::Peer,
+            (None, Some(_)) => ByteSource::Store,
+            (None, None) => ByteSource::Registry,
+        }
     }
 
     /// From now on this clock runs while the rate of the upstream holds bytes back.

@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 
 use super::{
     Upstream,
-    blob::range::BlobRange,
+    blob::{BlobStream, range::BlobRange},
     client::{follow_redirects::FinalResponse, trust},
     endpoint::Endpoint,
     error::{Error, ErrorKind},
@@ -60,6 +60,23 @@ impl Upstream {
             self.state.cluster.as_ref().is_none_or(|cluster| cluster.ahead(self.name(), &key).is_empty())
         };
         self.store_pool().is_some() && self.transfer_log.as_ref().is_none_or(|log| log.is_to_be_uploaded(is_owner()))
+    }
+
+    /// A response told how long the blob is.
+    pub(crate) fn note_length(&self, stream: &BlobStream) {
+        self.transfer_log.iter().for_each(|log| log.note_length(stream.source()));
+    }
+
+    /// A registry contradicts the length of the blob. Returns whether that was the store's, whose object is wrong then.
+    pub(crate) fn doubts_store(&self) -> bool {
+        let Some(log) = self.transfer_log.as_ref().filter(|log| log.is_length_of_store()) else { return false };
+        log.note_store_is_wrong();
+        self.blames_store()
+    }
+
+    /// Whether this download failed since the store told a wrong length.
+    pub(crate) fn is_store_wrong(&self) -> bool {
+        self.transfer_log.as_ref().is_some_and(|log| log.is_store_wrong())
     }
 
     /// The bytes of the store contradict what another source said of the blob.

@@ -1,6 +1,6 @@
 //! Where the bytes of one download came from: it decides who is to blame if they are wrong, and who uploads them.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use crate::{oci::Digest, store::ObjectName};
 
@@ -23,13 +23,24 @@ pub(crate) struct TransferLog {
     object: Option<ObjectName>,
     /// The sources of bytes: a bit for each.
     sources: AtomicU8,
+    /// Who told first how long the blob is: a bit as above; 0 for nobody.
+    length_of: AtomicU8,
+    /// The store was found to be wrong before all bytes came.
+    is_store_wrong: AtomicBool,
     /// How often the store broke the transfer.
     breaks: AtomicU32,
 }
 
 impl TransferLog {
     pub(super) fn new(digest: Digest, object: Option<ObjectName>) -> Self {
-        Self { digest, object, sources: AtomicU8::new(0), breaks: AtomicU32::new(0) }
+        Self {
+            digest,
+            object,
+            sources: AtomicU8::new(0),
+            length_of: AtomicU8::new(0),
+            is_store_wrong: AtomicBool::new(false),
+            breaks: AtomicU32::new(0),
+        }
     }
 
     /// The object to ask for this blob now.
@@ -44,6 +55,24 @@ impl TransferLog {
 
     pub(super) fn has(&self, source: ByteSource) -> bool {
         self.sources.load(Ordering::Relaxed) & source as u8 != 0
+    }
+
+    /// A response told how long the blob is. The first one counts.
+    pub(super) fn note_length(&self, source: ByteSource) {
+        let _ = self.length_of.compare_exchange(0, source as u8, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether the store was the first to tell how long the blob is.
+    pub(super) fn is_length_of_store(&self) -> bool {
+        self.length_of.load(Ordering::Relaxed) == ByteSource::Store as u8
+    }
+
+    pub(super) fn note_store_is_wrong(&self) {
+        self.is_store_wrong.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_store_wrong(&self) -> bool {
+        self.is_store_wrong.load(Ordering::Relaxed)
     }
 
     /// The store broke a body.
@@ -93,6 +122,21 @@ mod tests {
         ] {
             assert_eq!(log(sources).is_to_be_uploaded(true), by_owner, "{sources:?}");
             assert_eq!(log(sources).is_to_be_uploaded(false), by_others, "{sources:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_length_is_the_one_to_blame() {
+        for (told, expected) in [
+            (&[][..], false),
+            (&[ByteSource::Store], true),
+            (&[ByteSource::Store, ByteSource::Registry], true),
+            (&[ByteSource::Registry, ByteSource::Store], false),
+            (&[ByteSource::Peer, ByteSource::Store], false),
+        ] {
+            let log = log(&[]);
+            told.iter().for_each(|source| log.note_length(*source));
+            assert_eq!(log.is_length_of_store(), expected, "{told:?}");
         }
     }
 

@@ -213,6 +213,30 @@ async fn a_store_that_sends_heads_alone_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_too_short_and_breaks_is_replaced() {
+    let (registry, store) = (Registry::open().await, SeaweedFs::start().await);
+    let proxy = StoreProxy::before(store.port).await;
+    let blob = Blob::random(1_800, 5_000_000);
+    registry.store("library/app", &blob);
+    let mut node = node(&registry, proxy.port).await;
+    assert_pulled(&node, &blob).await;
+    until_uploaded(&store, &blob).await;
+    store.put(&name_of(&blob), &blob.bytes[..4_900_000]).await;
+    proxy.set(Mood::Cut(500_000));
+    wipe(&mut node).await;
+    let first = download(&node.blob_url("library/app", &blob)).await;
+    assert!(first.is_whole(&blob.digest) || matches!(first, Download::Broken), "{first:?}");
+    assert_pulled(&node, &blob).await;
+    assert_eq!(node.metric("forebay_store_wrong_objects_total", &[]).await, 1.0);
+    assert_eq!(node.metric("forebay_digest_mismatches_total", &[]).await, 0.0, "the registry is not to blame");
+    proxy.set(Mood::Well);
+    until("right bytes take its place", async || {
+        store.object(&name_of(&blob)).await.is_some_and(|found| found == blob.bytes)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_the_store_cuts_is_finished_by_the_registry() {
     let (registry, store) = (Registry::open().await, SeaweedFs::start().await);
     let proxy = StoreProxy::before(store.port).await;

@@ -46,6 +46,7 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
         Ok(Done::AlreadyThere) => return drop(ended),
         Ok(Done::Verified { len }) => commit(&downloads, &download, temp, len).await,
         Err(error) => {
+            let error = unless_of_store(&download, error);
             let result = result_of(&error);
             report(&downloads, &download, &error, result);
             if matches!(error, DownloadError::Mismatch) && download.state().workers.from_parts {
@@ -63,6 +64,14 @@ pub(super) async fn run(downloads: Downloads, download: Arc<Download>) {
     drop(ended);
     downloads.followers().tell(|| DownloadEvent::of(&download, Some(result)));
     downloads.metrics().fill(&upstream, result);
+}
+
+/// What the store told of the blob was wrong: the next download begins anew, without it.
+fn unless_of_store(download: &Download, error: DownloadError) -> DownloadError {
+    match error {
+        DownloadError::Upstream(_) if download.source.upstream.is_store_wrong() => DownloadError::Damaged,
+        error => error,
+    }
 }
 
 /// How quickly all workers received the blob, and how long they waited for the disk instead.

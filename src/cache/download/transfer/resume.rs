@@ -27,14 +27,21 @@ impl Transfer {
         if let (Some(known), Some(told)) = (self.total, stream.total)
             && known != told
         {
-            match stream.is_of_store() {
-                true => self.source.upstream.leave_store(),
-                false => self.retry.contradictions += 1,
+            if stream.is_of_store() {
+                self.source.upstream.leave_store();
+            } else if !stream.is_of_peer() && self.source.upstream.doubts_store() {
+                // All that came is for a blob of another length.
+                self.retry.contradictions = MAX_CONTRADICTIONS;
+            } else {
+                self.retry.contradictions += 1;
             }
             return Err(Error::new(ErrorKind::Protocol, format!("the blob had {known} bytes and now has {told}")));
         }
         if stream.first > self.position {
             return Err(Error::new(ErrorKind::Protocol, "the response begins behind the requested range"));
+        }
+        if self.total.is_none() && stream.total.is_some() {
+            self.source.upstream.note_length(&stream);
         }
         let total = self.total.or(stream.total);
         if stream.ranged && total.is_none() && self.last.is_none() {
