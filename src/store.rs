@@ -62,6 +62,10 @@ use crate::metrics::Metrics;
 /// How long a request without content may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// After a deletion that failed; twice as long after each further one.
+const FIRST_DELETE_PAUSE: Duration = Duration::from_secs(60);
+const MAX_DELETE_PAUSE: Duration = Duration::from_secs(60 * 60);
+
 /// A cheap handle on the store.
 #[derive(Clone)]
 pub struct Store(Arc<StoreInner>);
@@ -168,13 +172,21 @@ impl Store {
 
     /// Deletes objects with wrong bytes, as they are found.
     pub(crate) async fn delete_wrong(&self) -> Infallible {
+        let mut pause = FIRST_DELETE_PAUSE;
         loop {
             let name = self.0.wrong.next().await;
             // It may have been written anew.
-            if self.is_distrusted(&name)
-                && let Err(error) = self.delete(&name).await
-            {
-                tracing::warn!(%name, %error, "an object of the store that had wrong bytes is not deleted");
+            if !self.is_distrusted(&name) {
+                continue;
+            }
+            match self.delete(&name).await {
+                Ok(()) => pause = FIRST_DELETE_PAUSE,
+                Err(error) => {
+                    tracing::warn!(%name, %error, ?pause, "an object that had wrong bytes is not deleted: again after a pause");
+                    self.0.wrong.add(name);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_DELETE_PAUSE);
+                }
             }
         }
     }

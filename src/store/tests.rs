@@ -339,6 +339,25 @@ async fn a_reader_that_pauses_is_no_silence_of_the_store() {
     assert_eq!(read(&store, &name(3)).await, Ok(0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_wrong_object_is_deleted_again_and_again() {
+    let (store, engine) = store();
+    put(&store, &name(1), 10).await.unwrap();
+    put(&store, &name(2), 10).await.unwrap();
+    engine.set(Mood::Undeletable);
+    store.distrust(&name(1));
+    let day = SECOND * 24 * 60 * 60;
+    assert!(tokio::time::timeout(day, store.delete_wrong()).await.is_err());
+    // After 1, 2, 4, 8, 16 and 32 minutes, and then each hour.
+    let deletes = engine.deletes.load(SeqCst);
+    assert!((7..=31).contains(&deletes), "{deletes} requests");
+    engine.set(Mood::Well);
+    store.distrust(&name(2));
+    assert!(tokio::time::timeout(day, store.delete_wrong()).await.is_err());
+    assert_eq!(read(&store, &name(1)).await, Err(ErrorKind::NotAsked), "it is not read all the same");
+    assert_eq!(store.list("", None).await.unwrap().objects.len(), 0);
+}
+
 /// Content that is uploaded in parts.
 fn large() -> FileSlice {
     let file = tempfile::tempfile().unwrap();

@@ -145,19 +145,21 @@ impl Upstream {
 }
 
 impl Upstream {
-    /// Counts and logs that all of a blob came from here, and does not have its digest. Returns whether the store may be
-    /// to blame instead of the upstream.
+    /// Counts and logs that all of a blob came from here, and does not have its digest. Returns whether the store is to
+    /// blame instead of the upstream.
     pub(crate) fn note_mismatch(&self, digest: &Digest) -> bool {
-        let blames_store = self.blames_store();
-        if let Some(peer) = self.state.wrong_peers.blame(digest) {
+        let suspect = self.transfer_log.as_ref().map(|log| log.suspect());
+        if suspect != Some(ByteSource::Store)
+            && let Some(peer) = self.state.wrong_peers.blame(digest)
+        {
             self.state.metrics().peer_request(peer.place(), PeerResult::Wrong);
             tracing::warn!(
                 member = %peer.name(), %digest,
                 "a peer sent a blob that does not have its digest: the blob is not asked of it for ten minutes"
             );
-            return blames_store;
+            return false;
         }
-        if blames_store {
+        if self.blames_store() {
             return true;
         }
         self.state.metrics().digest_mismatch(self.name());

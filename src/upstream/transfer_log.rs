@@ -90,6 +90,13 @@ impl TransferLog {
         self.object.as_ref().filter(|_| self.has(ByteSource::Store))
     }
 
+    /// Who is to blame for wrong bytes. A peer comes before the store: without it the next download shows which of both
+    /// it was, and a good object stays.
+    pub(super) fn suspect(&self) -> ByteSource {
+        let suspects = [ByteSource::Peer, ByteSource::Store];
+        suspects.into_iter().find(|source| self.has(*source)).unwrap_or(ByteSource::Registry)
+    }
+
     /// Whether this forebay is to upload the blob: what came from the store is there, and what came from peers is for
     /// the owner to upload, and for the one that got it from the registry.
     pub(super) fn is_to_be_uploaded(&self, is_owner: bool) -> bool {
@@ -122,6 +129,20 @@ mod tests {
         ] {
             assert_eq!(log(sources).is_to_be_uploaded(true), by_owner, "{sources:?}");
             assert_eq!(log(sources).is_to_be_uploaded(false), by_others, "{sources:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_suspected_before_the_store_is() {
+        use ByteSource::{Peer, Registry, Store};
+        for (sources, expected) in [
+            (&[][..], Registry),
+            (&[Registry], Registry),
+            (&[Store, Registry], Store),
+            (&[Store, Peer], Peer),
+            (&[Peer, Registry], Peer),
+        ] {
+            assert_eq!(log(sources).suspect(), expected, "{sources:?}");
         }
     }
 
