@@ -10,6 +10,7 @@
 mod breaker;
 mod config;
 mod credentials;
+mod direct_hosts;
 mod distrust;
 mod engine;
 mod error;
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 
 use self::{
     breaker::{Breaker, Change, Pass, Weight},
+    direct_hosts::DirectHosts,
     distrust::{Distrust, WrongObjects},
     engine::Engine,
     health::HealthLog,
@@ -133,7 +135,7 @@ impl Store {
         tls: rustls::ClientConfig,
         metrics: Metrics,
     ) -> Result<Self, SetupError> {
-        let connector = Connector::new(tls)?;
+        let connector = Connector::new(tls, DirectHosts::of_environment(|name| std::env::var(name).ok()))?;
         let engine = engine::open(config, config.endpoint.as_ref(), &connector)?;
         Ok(Self::of_engine(config.url.clone(), engine, Journal::new(state), metrics))
     }

@@ -1,4 +1,4 @@
-//! How requests of the engine reach the store: one HTTP client, with forebay's TLS.
+//! How requests of the engine reach the store: with forebay's TLS, and by the environment's proxy.
 //!
 //! What must hold: an error response is kept by its status and code alone, since its text repeats what was sent. What
 //! the engine reads at once, that is all but blobs, is bounded in bytes.
@@ -14,9 +14,9 @@ use object_store::{
         HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
     },
 };
-use reqwest::{Client, redirect::Policy};
+use reqwest::{Client, ClientBuilder, redirect::Policy};
 
-use super::status_error::StatusError;
+use super::{direct_hosts::DirectHosts, status_error::StatusError};
 
 const USER_AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 /// A store that does not accept a connection within this time cannot be reached.
@@ -37,13 +37,23 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[error("the HTTP client cannot be made")]
 pub struct NoClient(#[from] reqwest::Error);
 
-/// One client for all requests to the store, and for its credentials.
+/// The clients for all requests to the store, and for its credentials.
 #[derive(Clone, Debug)]
-pub(super) struct Connector(Client);
+pub(super) struct Connector {
+    client: Client,
+    /// The one without a proxy.
+    direct: Client,
+    direct_hosts: DirectHosts,
+}
 
 impl Connector {
-    pub(super) fn new(tls: rustls::ClientConfig) -> Result<Self, NoClient> {
-        let builder = Client::builder()
+    pub(super) fn new(tls: rustls::ClientConfig, direct_hosts: DirectHosts) -> Result<Self, NoClient> {
+        let client = Self::client(tls.clone()).build()?;
+        Ok(Self { client, direct: Self::client(tls).no_proxy().build()?, direct_hosts })
+    }
+
+    fn client(tls: rustls::ClientConfig) -> ClientBuilder {
+        Client::builder()
             .user_agent(USER_AGENT)
             .redirect(Policy::none())
             .referer(false)
@@ -52,8 +62,11 @@ impl Connector {
             .pool_idle_timeout(MAX_IDLE)
             .tcp_nodelay(true)
             .http1_only()
-            .tls_backend_preconfigured(tls);
-        Ok(Self(builder.build()?))
+            .tls_backend_preconfigured(tls)
+    }
+
+    fn client_for(&self, host: &str) -> &Client {
+        if self.direct_hosts.has(host) { &self.direct } else { &self.client }
     }
 }
 
@@ -69,7 +82,8 @@ impl HttpService for Connector {
         let has_body = *request.method() != Method::HEAD;
         let is_get = *request.method() == Method::GET;
         let is_blob = is_get && is_blob(request.uri().path());
-        let response = HttpService::call(&self.0, request).await?;
+        let client = self.client_for(request.uri().host().unwrap_or_default());
+        let response = HttpService::call(client, request).await?;
         let status = response.status();
         // What the engine has a meaning for.
         if status.is_success() || matches!(status.as_u16(), 304 | 409 | 412) || (status == 404 && !has_body) {
@@ -140,7 +154,8 @@ mod tests {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let tls = rustls::ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
         let roots = rustls::RootCertStore::empty();
-        Connector::new(tls.unwrap().with_root_certificates(roots).with_no_client_auth()).unwrap()
+        let tls = tls.unwrap().with_root_certificates(roots).with_no_client_auth();
+        Connector::new(tls, DirectHosts::default()).unwrap()
     }
 
     /// A server that answers each request with this status and `len` bytes. Returns its address.
