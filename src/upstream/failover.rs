@@ -53,7 +53,16 @@ impl<'a> Attempts<'a> {
     }
 
     fn skip_peers(&mut self) {
-        let left: Vec<&'a Arc<Endpoint>> = self.left.by_ref().filter(|endpoint| endpoint.peer().is_none()).collect();
+        self.keep(|endpoint| endpoint.peer().is_none());
+    }
+
+    /// An operator has paused the upstream, and peers ask it, too.
+    fn leave_all_but_store(&mut self) {
+        self.keep(|endpoint| endpoint.store().is_some());
+    }
+
+    fn keep(&mut self, is_kept: impl Fn(&Endpoint) -> bool) {
+        let left: Vec<&'a Arc<Endpoint>> = self.left.by_ref().filter(|endpoint| is_kept(endpoint)).collect();
         self.left = left.into_iter();
     }
 
@@ -121,17 +130,17 @@ impl UpstreamState {
     {
         let admitted = self.pause.admit(self.name());
         let mut attempts = Attempts::new(endpoints, best_effort);
+        if admitted.is_err() {
+            // What is in the store is served like what is cached.
+            attempts.leave_all_but_store();
+        }
         let mut is_registry_asked = false;
         let result = loop {
             let endpoint = match attempts.next() {
                 Ok(endpoint) => endpoint,
-                Err(error) => break Err(error),
+                Err(error) => break Err(admitted.err().unwrap_or(error)),
             };
             is_registry_asked |= endpoint.is_upstreams();
-            // What is in the store is served like what is cached.
-            if endpoint.store().is_none() {
-                admitted.clone()?;
-            }
             // Boxed, here and further in: a future contains those that it awaits, so that a download's would be larger
             // than a thread's stack.
             let result = Box::pin(attempt(endpoint.clone())).await;

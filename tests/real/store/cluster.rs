@@ -64,6 +64,30 @@ async fn peers_upload_a_blob_once_and_read_it_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_read_the_store_while_the_upstream_is_paused() {
+    let (registry, store) = (Registry::open().await, SeaweedFs::start().await);
+    let blobs = blobs(440, &[300_000; 8]);
+    let mut nodes = peers(&registry, store.port, 2).await;
+    for blob in &blobs {
+        registry.store("library/app", blob);
+        assert_pulled(&nodes[0], blob).await;
+        until_uploaded(&store, blob).await;
+    }
+    for node in &mut nodes {
+        wipe(node).await;
+    }
+    for node in &nodes {
+        node.operate(&["upstream", "pause", "docker.io"]).await.ok();
+    }
+    for blob in &blobs {
+        for node in &nodes {
+            assert_pulled(node, blob).await;
+        }
+        registry.assert_one_get_of(blob).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pulls_go_on_while_servers_of_the_store_die() {
     let _turn = Turn::of_the_big_blobs().await;
     let (registry, mut store) = (Registry::open().await, SeaweedFs::cluster().await);
