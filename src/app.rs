@@ -34,7 +34,7 @@ use crate::{
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{
         BlobCache, CacheContext, DiskStore, Exports, ImageVerification, Images, Imports, Inventory, Lists,
-        ManifestCache, Pins, Removal, Replication, Scrub, UploadQueue,
+        ManifestCache, ObjectSources, Pins, Removal, Replication, Scrub, Upkeep, UploadQueue,
     },
     cluster::{PeerPlace, PeerResult, RefusedProof},
     config::{Config, Loaded},
@@ -90,6 +90,8 @@ pub struct App {
     inventory: Inventory,
     routes: CurrentRoutes,
     warm_jobs: WarmJobs,
+    /// Of the object store, if there is one.
+    upkeep: Option<Upkeep>,
     admin_hosts: Arc<ArcSwap<AllowedHosts>>,
     admin_token: AdminToken,
     /// Notified: other rules are in force.
@@ -131,7 +133,13 @@ impl App {
         }
         let pins = Pins::load(config.state_directory.as_deref(), store.clone(), inventory.clone())?;
         let images = (inventory.clone(), pins.clone());
-        let context = CacheContext::new(&config.cache, (store.clone(), metrics.clone()), trusted.clone(), images);
+        let mut context = CacheContext::new(&config.cache, (store.clone(), metrics.clone()), trusted.clone(), images);
+        context.objects = ObjectSources {
+            store: objects.clone(),
+            uploads: uploads.clone(),
+            cluster: cluster.clone(),
+            state: config.state_directory.clone(),
+        };
         context.rules.set(config.rules.clone());
         let CacheContext { config: cache, tasks, end, rules, .. } = context.clone();
         let caches = caches(&config, context);
@@ -223,9 +231,24 @@ impl App {
         running.warn(&loaded, &config);
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
-        if let Some((objects, uploads)) = objects.zip(uploads) {
+        let upkeep = objects.zip(uploads).zip(config.store.as_ref()).map(|((objects, uploads), section)| {
             service.caches.blobs.downloads().upload_by(uploads.clone());
+            let upkeep = Upkeep::new(
+                (store.clone(), objects.clone()),
+                uploads.clone(),
+                cluster.clone(),
+                metrics.clone(),
+                section,
+            );
             Replication::new(uploads, store.clone(), objects, metrics.clone()).run(&tasks, &end);
+            upkeep
+        });
+        if let Some(upkeep) = upkeep.clone() {
+            upkeep.set_upstreams(&config.upstreams);
+            let over = end.clone();
+            tasks.spawn(async move {
+                over.run_until_cancelled(upkeep.run()).await;
+            });
         }
         let rules_changed = Arc::new(Notify::new());
         let (manifests, changed, over) = (service.caches.manifests.clone(), rules_changed.clone(), end.clone());
@@ -289,6 +312,7 @@ impl App {
             inventory,
             routes,
             warm_jobs,
+            upkeep,
             admin_hosts,
             admin_token,
             rules_changed,
@@ -353,6 +377,7 @@ impl App {
         self.inventory.set_registries(registries(&table));
         self.routes.store(Arc::new(table.routes.clone()));
         self.warm_jobs.set(&config.warm);
+        self.upkeep.iter().for_each(|upkeep| upkeep.set_upstreams(&config.upstreams));
         self.service.table.store(Arc::new(table));
         self.upstream_context.rates.set(&config.upstreams);
         self.upstream_context.health.keep(&config.upstreams);

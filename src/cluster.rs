@@ -129,6 +129,26 @@ impl Cluster {
         Proof::make(&self.0.key, parts)
     }
 
+    /// The code of a record that this forebay leaves for the others: see [`Cluster::is_record_code`].
+    pub(crate) fn record_code(&self, parts: &[&[u8]]) -> String {
+        self.0.key.record_code(parts)
+    }
+
+    /// Whether a member of the cluster made a record with these parts, and this code.
+    pub(crate) fn is_record_code(&self, parts: &[&[u8]], code: &str) -> bool {
+        self.0.key.is_record_code(parts, code)
+    }
+
+    /// Whether this forebay owns a blob, or a task that has its digest as a name: the only one does.
+    pub(crate) fn owns(&self, digest: &crate::oci::Digest) -> bool {
+        self.ahead("", &Key::Blob(digest.clone())).is_empty()
+    }
+
+    /// How many members there are, this forebay among them.
+    pub(crate) fn len(&self) -> usize {
+        self.0.membership.members().all.len()
+    }
+
     /// Checks that a request that came to the address `local` is a peer's. `parts.target` is what the header says.
     pub(crate) fn check_proof(
         &self,

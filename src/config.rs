@@ -246,7 +246,7 @@ fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Con
     let by_client = sections.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
     let access = sections.access.read(document, &server, by_client);
     let push = document.keep(sections.push.read(document)).unwrap_or_default();
-    let cluster = document.keep(sections.cluster.read(document, &server)).flatten();
+    let cluster = document.keep(sections.cluster.read(document, &server, sections.store.is_set())).flatten();
     let store = document.keep(sections.store.read(document)).flatten();
     let of_upstreams = sections.upstream.iter_mut().map(upstream::UpstreamSection::take_rules).collect();
     let upstreams = upstreams::read(document, sections.upstream, client_grants);

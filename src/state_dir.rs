@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// All files of forebay here, with the names they have while they are written.
-const FILES: [&str; 17] = [
+const FILES: [&str; 19] = [
     "push.key",
     "push.key.new",
     DELETED,
@@ -31,6 +31,8 @@ const FILES: [&str; 17] = [
     CONTROL_SOCKET,
     STORE_UPLOADS,
     "store-uploads.new",
+    STORE_REMOVALS,
+    "store-removals.new",
 ];
 /// The blobs and manifests deleted lately through forebay.
 pub(crate) const DELETED: &str = "deleted";
@@ -48,6 +50,8 @@ pub(crate) const PINS: &str = "pins";
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The uploads to the object store that are under way.
 pub(crate) const STORE_UPLOADS: &str = "store-uploads";
+/// What is still to be removed from the object store.
+pub(crate) const STORE_REMOVALS: &str = "store-removals";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 

@@ -45,7 +45,7 @@ use self::{
     probe::Conditions,
 };
 pub use self::{
-    config::{Config, Credentials},
+    config::{Config, Credentials, UpkeepTimes},
     engine::SetupError,
     location::{Location, NoLocation, Scheme},
 };
@@ -250,7 +250,7 @@ impl Store {
     fn name_of(&self, path: &object_store::path::Path) -> Option<ObjectName> {
         let (path, prefix) = (path.as_ref(), &self.0.location.prefix);
         let name = if prefix.is_empty() { path } else { path.strip_prefix(&**prefix)?.strip_prefix('/')? };
-        Some(ObjectName::new(name))
+        Some(ObjectName::new(percent_encoding::percent_decode_str(name).decode_utf8().ok()?))
     }
 
     /// One request, unless the store is left alone.

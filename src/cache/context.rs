@@ -1,9 +1,11 @@
 //! What all caches share.
 
+use std::path::PathBuf;
+
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Config, DiskStore, Inventory, Pins, ReloadableConfig};
-use crate::{metrics::Metrics, peer::TrustedNetworks, rule::CurrentRules};
+use super::{Config, DiskStore, Inventory, Pins, ReloadableConfig, UploadQueue};
+use crate::{cluster::Cluster, metrics::Metrics, peer::TrustedNetworks, rule::CurrentRules, store::Store};
 
 /// The configuration, the store, the metrics, and the tasks of all caches. Cheap to clone.
 #[derive(Clone)]
@@ -19,6 +21,19 @@ pub(crate) struct CacheContext {
     pub rules: CurrentRules,
     pub inventory: Inventory,
     pub pins: Pins,
+    pub objects: ObjectSources,
+}
+
+/// What is behind the disk, if anything is configured.
+#[derive(Clone, Default)]
+pub(crate) struct ObjectSources {
+    pub store: Option<Store>,
+    /// What is to be uploaded to the store.
+    pub uploads: Option<UploadQueue>,
+    /// Whose key signs the records of tags in the store, and which shares its upkeep.
+    pub cluster: Option<Cluster>,
+    /// Where it is noted what is still to be removed from the store.
+    pub state: Option<PathBuf>,
 }
 
 impl CacheContext {
@@ -30,8 +45,8 @@ impl CacheContext {
         (inventory, pins): (Inventory, Pins),
     ) -> Self {
         let config = ReloadableConfig::new(config.clone());
-        let (tasks, end, rules) = Default::default();
-        Self { config, store, metrics, tasks, end, trusted, rules, inventory, pins }
+        let (tasks, end, rules, objects) = Default::default();
+        Self { config, store, metrics, tasks, end, trusted, rules, inventory, pins, objects }
     }
 
     /// An empty cache of 1 GiB in this directory, with a place for pins.

@@ -27,6 +27,7 @@ mod peek;
 mod query;
 mod refresh;
 mod request;
+mod stored;
 mod tags;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -35,7 +36,7 @@ use http::HeaderValue;
 
 use self::{
     background_writer::BackgroundWriter, fetched::Fetched, files::ManifestFiles, held_content::HeldContent,
-    query::ManifestQuery, tags::TagRecords,
+    query::ManifestQuery, stored::ObjectTier, tags::TagRecords,
 };
 pub(crate) use self::{
     content::VerifiedManifest,
@@ -47,8 +48,8 @@ pub(crate) use self::{
     request::ManifestRequest,
 };
 use super::{
-    CacheContext, ContentKey, DiskStore, Images, Inventory, NegativeTtl, Outcome, Pins, Source, Visibility, Warnings,
-    first_seen::FirstSeen, inventory::ManifestUse, storage::tag_record::TagKey,
+    CacheContext, ContentKey, DiskStore, Images, Inventory, NegativeTtl, Outcome, Pins, Source, UploadQueue,
+    Visibility, Warnings, first_seen::FirstSeen, inventory::ManifestUse, storage::tag_record::TagKey,
 };
 use crate::{
     bounded_cache,
@@ -95,12 +96,17 @@ struct ManifestCacheInner {
     held: HeldContent,
     inventory: Inventory,
     pins: Pins,
+    /// `None`: there is no object store.
+    tier: Option<ObjectTier>,
+    /// What is to be uploaded to it.
+    uploads: Option<UploadQueue>,
 }
 
 impl ManifestCache {
     /// Upstream requests and writes run as tasks of `tasks`; upstream requests end with `shutdown`.
     pub(crate) fn new(context: CacheContext, images: Images) -> Self {
-        let CacheContext { config, store, metrics, tasks, end: shutdown, rules, inventory, pins, .. } = context;
+        let CacheContext { config, store, metrics, tasks, end: shutdown, rules, inventory, pins, objects, .. } =
+            context;
         let memory = config.load().manifest_memory / 1024;
         let contents = bounded_cache::lru(memory, |_, content: &Arc<VerifiedManifest>| content.weight());
         let not_found = moka::sync::Cache::builder()
@@ -109,6 +115,8 @@ impl ManifestCache {
             .expire_after(NegativeTtl { config: config.clone(), most: Duration::MAX })
             .build();
         let writer = BackgroundWriter { store: store.clone(), tasks: tasks.clone() };
+        let uploads = objects.uploads.clone();
+        let tier = ObjectTier::new(objects, metrics.clone(), tasks.clone(), shutdown.clone());
         let (documents, first_seen) = (Offload::default(), FirstSeen::default());
         Self(Arc::new(ManifestCacheInner {
             files: ManifestFiles::new(store.clone(), documents.clone()),
@@ -116,7 +124,12 @@ impl ManifestCache {
             store,
             metrics,
             contents,
-            tags: TagRecords::new(&config, writer.clone(), rules.clone(), first_seen.clone(), inventory.clone()),
+            tags: TagRecords::new(
+                &config,
+                writer.clone(),
+                (rules.clone(), first_seen.clone()),
+                (inventory.clone(), tier.clone()),
+            ),
             writer,
             not_found,
             requests: SingleFlight::new(tasks.clone(), shutdown.clone()),
@@ -129,6 +142,8 @@ impl ManifestCache {
             first_seen,
             inventory,
             pins,
+            tier,
+            uploads,
         }))
     }
 
@@ -202,7 +217,7 @@ impl ManifestCache {
     pub(crate) async fn previous(&self, request: &ManifestRequest, tag: &Tag) -> Option<ServedManifest> {
         let (record, _) = self.record(request, &request.key(tag)).await;
         let record = record?;
-        let content = self.cached(request, &record.digest, Some(&record.media_type)).await?;
+        let content = self.cached_or_stored_of(request, Some(&record)).await.0?;
         Some(ServedManifest { content, outcome: Outcome::Stale, confirmed: Some(record.confirmed) })
     }
 

@@ -37,7 +37,8 @@ pub(crate) mod scrub;
 pub(crate) mod slow_readers;
 mod source;
 pub mod storage;
-pub(crate) mod uploads;
+pub(crate) mod upkeep;
+mod uploads;
 pub(crate) mod verify;
 pub(crate) mod visibility;
 pub(crate) mod warnings;
@@ -53,7 +54,7 @@ pub(crate) use self::{
     },
     capture::{Capture, Captures},
     config::Config,
-    context::CacheContext,
+    context::{CacheContext, ObjectSources},
     download::{Download, DownloadEvent, DownloadResult, Downloads, RunningDownload},
     export::Exports,
     import::Imports,
@@ -69,6 +70,7 @@ pub(crate) use self::{
     slow_readers::{Holding, ReadersEnded, Reading, SlowReaders},
     source::Source,
     storage::{DiskStore, EvictionTotals, ObjectKind},
+    upkeep::Upkeep,
     uploads::UploadQueue,
     verify::ImageVerification,
     visibility::ContentKey,

@@ -3,12 +3,13 @@
 //! What must hold: an upload reads the disk and no client waits for it; while the store refuses, all uploads pause
 //! together, and nothing is taken from the queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::FileExt as _, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ContentKey, DiskStore, Visibility,
+    manifest::VerifiedManifest,
     storage::{
         NotOpened, blocking,
         lru_index::{CompactKey, IndexKey},
@@ -93,13 +94,28 @@ impl Replication {
         let key = key.key();
         let Some(name) = object_of(&key) else { return Ok(UploadResult::Gone) };
         let disk = self.0.disk.clone();
-        let opened = blocking(move || disk.inspect(&key)).await;
-        let content: FileSlice = match opened {
-            Ok(opened) => opened.into_slice(),
-            Err(NotOpened::Gone | NotOpened::Damaged | NotOpened::Unreadable) => return Ok(UploadResult::Gone),
-        };
-        self.0.store.upload(&name, &content).await
+        let opened = blocking(move || {
+            let opened = disk.inspect(&key).map_err(|_: NotOpened| UploadResult::Gone)?;
+            let content = opened.into_slice();
+            match &key {
+                IndexKey::Manifest(id) => document_of(id, content),
+                _ => Ok(content),
+            }
+        });
+        match opened.await {
+            Ok(content) => self.0.store.upload(&name, &content).await,
+            Err(result) => Ok(result),
+        }
     }
+}
+
+/// The document in the file of a manifest. One that does not tell its own type is in no store. Blocks.
+fn document_of(id: &ContentKey, file: FileSlice) -> Result<FileSlice, UploadResult> {
+    let len = usize::try_from(file.len.min(VerifiedManifest::MAX_FILE_LEN)).unwrap_or_default();
+    let mut content = vec![0; len];
+    file.file.read_exact_at(&mut content, file.offset).map_err(|_| UploadResult::Gone)?;
+    let begin = VerifiedManifest::self_described_in(&id.digest, &content).ok_or(UploadResult::Unfit)? as u64;
+    Ok(FileSlice { offset: file.offset + begin, len: file.len.saturating_sub(begin), ..file })
 }
 
 /// Where content is in the store; `None`: it is in no store.
@@ -129,7 +145,7 @@ fn visibility_of(pool: Pool) -> Visibility {
     }
 }
 
-fn pool_of(visibility: Visibility) -> Pool {
+pub(super) fn pool_of(visibility: Visibility) -> Pool {
     match visibility {
         Visibility::Shared => Pool::Shared,
         Visibility::PerClient => Pool::Clients,

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
@@ -29,8 +30,17 @@ pub(crate) struct WriteCounters {
 #[derive(Default)]
 struct Counter {
     count: AtomicU64,
+    /// When it was last changed, in milliseconds since 1970; 0: not since the start.
+    changed: AtomicU64,
     /// Held while a file for a request with this count gets its name.
     landing: Mutex<()>,
+}
+
+impl Counter {
+    fn note_time(&self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.changed.fetch_max(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
 }
 
 impl Default for WriteCounters {
@@ -49,6 +59,7 @@ impl WriteCounters {
     pub(crate) fn note(&self, upstream: &Arc<str>, repository: &Repository) {
         for of in [None, Some(repository)] {
             if let Some(counter) = self.counter(upstream, of) {
+                counter.note_time();
                 counter.count.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -57,8 +68,15 @@ impl WriteCounters {
     /// Counts a change if the count is still `from`; returns the new count.
     pub(crate) fn advance(&self, upstream: &Arc<str>, repository: &Repository, from: u64) -> Option<u64> {
         let counter = self.counter(upstream, Some(repository))?;
+        counter.note_time();
         let advanced = counter.count.compare_exchange(from, from + 1, Ordering::SeqCst, Ordering::SeqCst);
         advanced.ok().map(|_| from + 1)
+    }
+
+    /// When the last change in a repository, or in one that shares its counter, was made since the start.
+    pub(crate) fn changed(&self, upstream: &Arc<str>, repository: &Repository) -> Option<SystemTime> {
+        let millis = self.counter(upstream, Some(repository))?.changed.load(Ordering::SeqCst);
+        (millis > 0).then(|| UNIX_EPOCH.checked_add(Duration::from_millis(millis)))?
     }
 
     /// Runs `land`, which gives a file its name, unless a change was made after its request, which carried the count
@@ -109,6 +127,7 @@ mod tests {
         let (writes, hub) = (WriteCounters::default(), Arc::<str>::from("hub"));
         let name: Repository = "team/app".parse().unwrap();
         let made_at = writes.of(&hub, Some(&name));
+        assert_eq!(writes.changed(&hub, &name), None);
         let settled = AtomicU64::new(0);
         std::thread::scope(|scope| {
             let landed = writes.land(&hub, &name, made_at, || {
@@ -126,6 +145,7 @@ mod tests {
             assert_eq!(landed, Some(0), "the change went on before the outdated file was on disk");
         });
         assert_eq!(settled.load(Ordering::SeqCst), 1);
+        assert!(writes.changed(&hub, &name).unwrap() <= SystemTime::now());
         assert_eq!(writes.land(&hub, &name, made_at, || ()), None, "its request is from before the change");
         assert_eq!(writes.land(&hub, &name, writes.of(&hub, Some(&name)), || ()), Some(()));
         assert_eq!(writes.advance(&hub, &name, made_at), None, "it would hide the change");

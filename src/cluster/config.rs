@@ -13,7 +13,7 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The cluster that this forebay belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where the members are named: at least one.
+    /// Where the members are named. None: the key is for the records in the object store alone.
     pub peers: Vec<Source>,
     /// Which member this forebay is; `None`: the one at an address of this machine.
     pub advertise: Option<Authority>,
@@ -27,6 +27,21 @@ pub struct Config {
     pub ca: Option<PathBuf>,
     /// How long a peer may take to answer a PING; to accept a connection, a quarter of that.
     pub timeout: Duration,
+}
+
+impl Config {
+    /// A forebay without peers, whose key is for the records in the object store.
+    pub(crate) fn of_key(key_file: PathBuf) -> Self {
+        Self {
+            peers: Vec::new(),
+            advertise: None,
+            key_file,
+            zone: None,
+            server_name: None,
+            ca: None,
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
 }
 
 /// One entry of `peers`.

@@ -85,6 +85,28 @@ impl ClusterKey {
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(|secret| &*secret.text)
     }
+
+    /// The code of a record that members of the cluster leave for one another, in hexadecimal digits. `parts`: all that it
+    /// says, in a fixed order.
+    pub(super) fn record_code(&self, parts: &[&[u8]]) -> String {
+        // There is always a key.
+        self.sign(&record(parts)).map(hex::encode).unwrap_or_default()
+    }
+
+    /// Whether this is the code of a record with these parts.
+    pub(super) fn is_record_code(&self, parts: &[&[u8]], code: &str) -> bool {
+        hex::decode(code).is_ok_and(|code| self.verifies(&record(parts), &code))
+    }
+}
+
+/// Its first bytes are those of no proof. Each part is preceded by its length, so that no two records have the same message.
+fn record(parts: &[&[u8]]) -> Vec<u8> {
+    let mut message = b"forebay record 1\0".to_vec();
+    for part in parts {
+        message.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        message.extend_from_slice(part);
+    }
+    message
 }
 
 impl fmt::Debug for ClusterKey {
@@ -135,5 +157,19 @@ mod tests {
         bytes[9] = b'\n';
         assert_eq!(ClusterKey::of(&bytes).unwrap().secrets().count(), 1);
         assert_eq!(format!("{:?}", key(OLD)), "ClusterKey");
+    }
+
+    #[test]
+    fn the_code_of_a_record_is_for_its_parts_and_key_alone() {
+        let code = key(OLD).record_code(&[b"ab", b"c"]);
+        assert!(key(OLD).is_record_code(&[b"ab", b"c"], &code));
+        assert!(key(&format!("{NEW}\n{OLD}")).is_record_code(&[b"ab", b"c"], &code));
+        assert!(!key(NEW).is_record_code(&[b"ab", b"c"], &code));
+        for parts in [&[&b"a"[..], b"bc"][..], &[b"abc"], &[b"ab", b"c", b""], &[b"ab", b"d"], &[]] {
+            assert!(!key(OLD).is_record_code(parts, &code), "{parts:?}");
+        }
+        for wrong in ["", "zz", &code[2..], &format!("{code}00")] {
+            assert!(!key(OLD).is_record_code(&[b"ab", b"c"], wrong), "{wrong}");
+        }
     }
 }

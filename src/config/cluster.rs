@@ -35,18 +35,23 @@ pub(super) struct ClusterSection {
 
 impl ClusterSection {
     /// `None`: this forebay is in no cluster.
-    pub(super) fn read(self, document: &Document<'_>, server: &transport::Config) -> Result<Option<Config>, Error> {
+    /// `has_store`: there is an object store, for whose records of tags a key alone is enough.
+    pub(super) fn read(
+        self,
+        document: &Document<'_>,
+        server: &transport::Config,
+        has_store: bool,
+    ) -> Result<Option<Config>, Error> {
         let section = Key::new("cluster");
         let Self { peers, advertise, key_file, zone, server_name, ca, timeout } = self;
         let of_peers = section.field("peers");
         if peers.is_empty() {
-            let is_set = advertise.is_some()
-                || key_file.is_some()
-                || zone.is_some()
-                || server_name.is_some()
-                || ca.is_some()
-                || timeout.is_some();
-            return match is_set {
+            let is_about_peers =
+                advertise.is_some() || zone.is_some() || server_name.is_some() || ca.is_some() || timeout.is_some();
+            if let Some(key_file) = key_file.as_ref().filter(|_| has_store && !is_about_peers) {
+                return Ok(Some(Config::of_key(document.resolve(&section.field("key_file"), key_file))));
+            }
+            return match is_about_peers || key_file.is_some() {
                 true => Err(document.error(
                     &section,
                     "needs peers: peers = [\"dns:forebay.mirror.svc:5000\"], or a list of all members",

@@ -357,7 +357,7 @@ impl Settings {
     }
 
     fn store(&mut self, store: &store::Config) {
-        let store::Config { url, endpoint, region, credentials, ca } = store;
+        let store::Config { url, endpoint, region, credentials, ca, max_size, times: _ } = store;
         self.text("url", Some(&url.to_string()));
         self.text("endpoint", endpoint.as_ref().map(url::Url::as_str));
         self.text("region", region.as_deref());
@@ -370,6 +370,9 @@ impl Settings {
             }
         }
         self.path("ca", ca.as_deref());
+        if let Some(max_size) = max_size {
+            self.put("max_size", units::size(*max_size));
+        }
     }
 
     fn warm(&mut self, job: &warm::Config) {

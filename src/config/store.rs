@@ -8,8 +8,9 @@ use url::Url;
 use super::{
     document::Document,
     error::{Error, Key},
+    units::Size,
 };
-use crate::store::{Config, Credentials, Location, Scheme};
+use crate::store::{Config, Credentials, Location, Scheme, UpkeepTimes};
 
 /// The keys of `[store]`.
 #[derive(Debug, Default, Deserialize)]
@@ -22,20 +23,28 @@ pub(super) struct StoreSection {
     access_key_id_file: Option<PathBuf>,
     secret_access_key_file: Option<PathBuf>,
     ca: Option<PathBuf>,
+    max_size: Option<Size>,
 }
 
 impl StoreSection {
+    /// Whether there is a store.
+    pub(super) fn is_set(&self) -> bool {
+        self.url.is_some()
+    }
+
     /// `None`: there is no store.
     pub(super) fn read(self, document: &Document<'_>) -> Result<Option<Config>, Error> {
         let section = Key::new("store");
-        let Self { url, endpoint, region, credentials, access_key_id_file, secret_access_key_file, ca } = self;
+        let Self { url, endpoint, region, credentials, access_key_id_file, secret_access_key_file, ca, max_size } =
+            self;
         let Some(url) = url else {
             let is_set = endpoint.is_some()
                 || region.is_some()
                 || credentials.is_some()
                 || access_key_id_file.is_some()
                 || secret_access_key_file.is_some()
-                || ca.is_some();
+                || ca.is_some()
+                || max_size.is_some();
             return match is_set {
                 true => Err(document.error(&section, "needs url: url = \"s3://bucket/prefix\"")),
                 false => Ok(None),
@@ -46,6 +55,11 @@ impl StoreSection {
         if region.as_deref().is_some_and(|region| !is_region(region)) {
             let problem = "must be the name of a region, such as \"eu-central-1\"";
             return Err(document.error(&section.field("region"), problem));
+        }
+        if max_size.as_ref().is_some_and(|Size(bytes)| *bytes == 0) {
+            return Err(
+                document.error(&section.field("max_size"), "must be more than 0; without it nothing is removed")
+            );
         }
         let path = |field: &str, path: PathBuf| document.resolve(&section.field(field), &path);
         let files = match (access_key_id_file, secret_access_key_file) {
@@ -83,6 +97,8 @@ impl StoreSection {
             region: region.map(Into::into),
             credentials,
             ca: ca.map(|file| path("ca", file)),
+            max_size: max_size.map(|Size(bytes)| bytes),
+            times: UpkeepTimes::default(),
         }))
     }
 }

@@ -248,6 +248,9 @@ pub(super) struct StoreFamilies {
     pub queue: IntGauge,
     pub up: IntGaugeVec,
     pub wrong_objects: IntCounterVec,
+    pub refused_records: IntCounterVec,
+    pub size: IntGauge,
+    pub evicted_bytes: IntCounterVec,
 }
 
 impl StoreFamilies {
@@ -282,6 +285,23 @@ impl StoreFamilies {
                 r,
                 "forebay_store_wrong_objects_total",
                 "Objects of the store whose bytes were not those of their digest.",
+                &[],
+            )?,
+            refused_records: counters(
+                r,
+                "forebay_store_records_refused_total",
+                "Records of tags in the object store that do not count.",
+                &["reason"],
+            )?,
+            size: gauge(
+                r,
+                "forebay_store_size_bytes",
+                "Blobs and manifests in the object store when it was last listed; -1 before that.",
+            )?,
+            evicted_bytes: counters(
+                r,
+                "forebay_store_evicted_bytes_total",
+                "Bytes that this forebay removed from the object store to keep it within store.max_size.",
                 &[],
             )?,
         })

@@ -14,6 +14,8 @@ impl Metrics {
         Way::ALL.iter().for_each(|way| drop(families.bytes.with_label_values(&[way.as_str()])));
         Upload::ALL.iter().for_each(|result| drop(families.uploads.with_label_values(&[result.as_str()])));
         families.wrong_objects.with_label_values::<&str>(&[]);
+        families.evicted_bytes.with_label_values::<&str>(&[]);
+        families.size.set(-1);
         self.store_up(true, true);
     }
 
@@ -44,5 +46,26 @@ impl Metrics {
     /// An object had wrong bytes.
     pub fn store_wrong_object(&self) {
         self.0.families.store.wrong_objects.with_label_values::<&str>(&[]).inc();
+    }
+
+    /// Records of tags are read from the store. Series with alerts begin at 0.
+    pub fn with_stored_records<Refusal: Label>(&self) {
+        let families = &self.0.families.store;
+        Refusal::ALL.iter().for_each(|reason| drop(families.refused_records.with_label_values(&[reason.as_str()])));
+    }
+
+    /// A record of a tag does not count.
+    pub fn store_record_refused(&self, reason: impl Label) {
+        self.0.families.store.refused_records.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// How many bytes of blobs and manifests the store has.
+    pub fn store_size(&self, bytes: u64) {
+        self.0.families.store.size.set(saturating(bytes));
+    }
+
+    /// Objects of so many bytes were removed to make room.
+    pub fn store_evicted(&self, bytes: u64) {
+        self.0.families.store.evicted_bytes.with_label_values::<&str>(&[]).inc_by(bytes);
     }
 }

@@ -1,6 +1,6 @@
 //! The object store behind this forebay, as it is configured.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use url::Url;
 
@@ -17,6 +17,38 @@ pub struct Config {
     pub credentials: Credentials,
     /// The file of the CAs that sign the store's certificate, beside those of the system.
     pub ca: Option<PathBuf>,
+    /// How many bytes blobs and manifests may take there; `None`: forebay removes nothing.
+    pub max_size: Option<u64>,
+    /// No keys.
+    pub times: UpkeepTimes,
+}
+
+/// When the store is compared with the disk, and what is too young to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpkeepTimes {
+    /// From the start to the first listing.
+    pub first: Duration,
+    /// From one listing to the next.
+    pub interval: Duration,
+    /// Between two lists of what was used here.
+    pub usage_interval: Duration,
+    /// What was written or used within this time is not removed.
+    pub least_age: Duration,
+    /// Between two pages of a listing.
+    pub page_pause: Duration,
+}
+
+impl Default for UpkeepTimes {
+    fn default() -> Self {
+        let (hour, day) = (Duration::from_secs(60 * 60), Duration::from_secs(24 * 60 * 60));
+        Self {
+            first: Duration::from_secs(5),
+            interval: day,
+            usage_interval: hour,
+            least_age: day,
+            page_pause: Duration::from_millis(100),
+        }
+    }
 }
 
 /// Where the credentials for the store come from.

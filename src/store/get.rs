@@ -30,8 +30,6 @@ use crate::metrics::Metrics;
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long no byte may come after that: shorter than a registry's time, since there is another source.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For all of a small object.
-const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The requested bytes of an object, the first and the last included; `last` is `None`: to the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,6 +159,10 @@ impl Store {
     /// # Errors
     /// `Missing`, or no byte came within 5 s.
     pub(crate) async fn get(&self, name: &ObjectName, part: Part) -> Result<Object, Error> {
+        self.get_within(FIRST_BYTE_TIMEOUT, name, part).await
+    }
+
+    async fn get_within(&self, limit: Duration, name: &ObjectName, part: Part) -> Result<Object, Error> {
         if self.is_distrusted(name) {
             return Err(Error::new(ErrorKind::NotAsked, "this object had wrong bytes"));
         }
@@ -177,7 +179,7 @@ impl Store {
             let first = if range.is_empty() { None } else { stream.try_next().await? };
             Ok::<_, object_store::Error>((range, len, first, stream))
         };
-        let result = within(FIRST_BYTE_TIMEOUT, first).await;
+        let result = within(limit, first).await;
         self.count(StoreOperation::Get, result.as_ref().err());
         let (range, len, first, stream) = match result {
             Ok(found) => found,
@@ -203,13 +205,14 @@ impl Store {
         Ok(Object { range, len, body })
     }
 
-    /// All of an object of at most `max` bytes, within 10 s. Its bytes are to be verified.
+    /// All of an object of at most `max` bytes, within `limit`. Its bytes are to be verified.
     ///
     /// # Errors
     /// As [`Store::get`]; or it is longer, or broke.
-    pub(crate) async fn get_small(&self, name: &ObjectName, max: usize) -> Result<Bytes, Error> {
+    pub(crate) async fn get_small(&self, name: &ObjectName, max: usize, limit: Duration) -> Result<Bytes, Error> {
+        let end = Instant::now() + limit;
+        let mut object = self.get_within(limit.min(FIRST_BYTE_TIMEOUT), name, Part::default()).await?;
         let read = async {
-            let mut object = self.get(name, Part::default()).await?;
             let too_long = || Error::new(ErrorKind::Failed, format!("the object {name} has more than {max} bytes"));
             if object.len > max as u64 {
                 return Err(too_long());
@@ -224,7 +227,7 @@ impl Store {
             Ok(content.freeze())
         };
         // Its bytes come, so that this says nothing about other objects.
-        tokio::time::timeout(SMALL_TIMEOUT, read).await.unwrap_or_else(|_| Err(Error::timeout(SMALL_TIMEOUT)))
+        tokio::time::timeout_at(end, read).await.unwrap_or_else(|_| Err(Error::timeout(limit)))
     }
 
     /// How long an object is; `None`: there is none. Before an upload.

@@ -113,10 +113,12 @@ pub(crate) enum UploadResult {
     Failed,
     /// It was evicted before its turn.
     Gone,
+    /// It is a manifest whose bytes do not tell its type: such are in no store.
+    Unfit,
 }
 
 impl Label for UploadResult {
-    const ALL: &'static [Self] = &[Self::Uploaded, Self::Present, Self::NoRoom, Self::Failed, Self::Gone];
+    const ALL: &'static [Self] = &[Self::Uploaded, Self::Present, Self::NoRoom, Self::Failed, Self::Gone, Self::Unfit];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -125,6 +127,7 @@ impl Label for UploadResult {
             Self::NoRoom => "no_room",
             Self::Failed => "failed",
             Self::Gone => "gone",
+            Self::Unfit => "unfit",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use object_store::list::PaginatedListOptions;
+use object_store::{list::PaginatedListOptions, path::PathPart};
 
 use super::{Lane, REQUEST_TIMEOUT, Store, error::Error, labels::StoreOperation, names::ObjectName};
 
@@ -38,7 +38,7 @@ impl Store {
             "" => String::new(),
             of_store => format!("{of_store}/"),
         };
-        let whole = format!("{of_store}{prefix}");
+        let whole = format!("{of_store}{}", encoded(prefix));
         let options =
             PaginatedListOptions { max_keys: Some(PAGE), page_token: token, ..PaginatedListOptions::default() };
         let request = self.0.engine.list_paginated(Some(&whole), options);
@@ -51,5 +51,30 @@ impl Store {
             })
         });
         Ok(Page { objects: objects.collect(), next: page.page_token })
+    }
+}
+
+/// As the engine writes names: it encodes some characters, such as the brackets of an IPv6 address.
+fn encoded(prefix: &str) -> String {
+    let parts = prefix.split('/').map(|part| PathPart::from(part).as_ref().to_owned());
+    parts.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_as_the_engine_writes_names() {
+        for (prefix, expected) in [
+            ("blobs/sha256/ab/", "blobs/sha256/ab/"),
+            ("tags/docker.io/library/alpine/3.20@", "tags/docker.io/library/alpine/3.20@"),
+            ("tags/[::1]:5000/a/1@", "tags/%5B::1%5D:5000/a/1@"),
+            ("", ""),
+        ] {
+            assert_eq!(encoded(prefix), expected);
+            let path = object_store::path::Path::from(prefix.trim_end_matches('/'));
+            assert_eq!(path.as_ref(), expected.trim_end_matches('/'));
+        }
     }
 }

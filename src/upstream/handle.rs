@@ -31,6 +31,7 @@ use crate::{
     oci::{Digest, Repository},
     request_id::RequestId,
     request_trace::RequestTrace,
+    store::Store,
 };
 
 /// One configured registry. A cheap handle.
@@ -188,6 +189,11 @@ impl Upstream {
     /// Whether clients use their own credentials.
     pub fn uses_client_credentials(&self) -> bool {
         self.state.uses_client_credentials()
+    }
+
+    /// The object store, if its content is there, for manifests and tags.
+    pub(crate) fn object_store(&self) -> Option<&Store> {
+        self.state.store.as_ref().map(|(store, _)| store)
     }
 
     /// Which registry it is.

@@ -83,4 +83,5 @@ mod transport {
     pub mod tls;
     pub mod zero_copy;
 }
+mod stored;
 mod upstream;

@@ -41,5 +41,6 @@ mod rule;
 mod short_keepalive;
 mod skopeo;
 mod store;
+mod store_tags;
 mod systemd;
 mod two_commands;

@@ -118,6 +118,14 @@ impl VerifiedManifest {
         Some(FirstLine::parse(record)?.media_type)
     }
 
+    /// Where the document of a file begins, if it has this digest and tells its own type.
+    pub(crate) fn self_described_in(digest: &Digest, file: &[u8]) -> Option<usize> {
+        let line = FirstLine::parse(file).filter(|line| line.registry.is_none())?;
+        let document = file.get(line.end..)?;
+        let is_right = matches_manifest(digest, document) == Some(false);
+        (is_right && matches!(DocumentType::of(document), DocumentType::Said(_))).then_some(line.end)
+    }
+
     /// Whether a file is well-formed and its manifests have this digest.
     pub(crate) fn is_whole(digest: &Digest, file: &[u8]) -> bool {
         let is_whole = |record: &[u8]| {
@@ -178,6 +186,25 @@ mod tests {
 
     fn decode(digest: &Digest, file: Vec<u8>, upstream: &str, tag_type: Option<&MediaType>) -> StoredManifest {
         VerifiedManifest::decode(&Visibility::Shared.key(digest), file, &registry(upstream), tag_type)
+    }
+
+    #[test]
+    fn only_what_says_its_own_type_goes_into_the_object_store() {
+        let said = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let unsaid = br#"{"schemaVersion":2,"layers":[]}"#;
+        for (bytes, media_type, is_described) in [
+            (&said[..], None, true),
+            (&unsaid[..], Some("application/vnd.oci.image.manifest.v1+json"), false),
+            (b"{}", Some("application/x"), false),
+        ] {
+            let content = VerifiedManifest::verified(&tag(), body(media_type, None, bytes)).unwrap();
+            let file = content.encode(&registry("a.example"));
+            let begin = VerifiedManifest::self_described_in(&content.digest, &file);
+            assert_eq!((begin.is_some(), content.is_self_described), (is_described, is_described), "{media_type:?}");
+            assert!(begin.is_none_or(|begin| file[begin..] == *bytes));
+            let other = Digest::of(Algorithm::Sha256, b"other");
+            assert_eq!(VerifiedManifest::self_described_in(&other, &file), None, "damaged");
+        }
     }
 
     #[test]

@@ -18,7 +18,6 @@ use crate::{
         freshness::Freshness,
         storage::{lru_index::IndexKey, tag_record::TagRecord},
     },
-    cluster::Key,
     metrics::Label as _,
     oci::{Digest, DocumentType, OtherType, Reference},
     single_flight::WaitCycle,
@@ -58,6 +57,9 @@ impl ManifestCache {
                 if let Some(fetched) = cache.cached_meanwhile(&request, &query).await {
                     return Ok(fetched);
                 }
+                if let Some(fetched) = cache.stored_for(&request, &query).await {
+                    return Ok(fetched);
+                }
                 let fetched = cache.fetch(&request, &query, record).await;
                 if let Err(ManifestError::Upstream(error)) = &fetched
                     && matches!(error.kind, ErrorKind::NotFound)
@@ -87,7 +89,7 @@ impl ManifestCache {
             class: request.accept.class(),
             head,
             may_cycle: request.upstream.may_be_loop(),
-            asks_peers: request.upstream.asks_peers(&Key::Repository(request.repository.clone())),
+            asks_peers: request.asks_peers(),
             writes: self.0.tags.writes(request.upstream.name(), &request.repository),
         }
     }
@@ -326,9 +328,12 @@ impl ManifestCache {
         let content = self.remember(request, key.clone(), content);
         let gate = self.0.tags.gate(upstream, repository, query.writes);
         let (files, written, name) = (self.0.files.clone(), content.clone(), key.clone());
-        let inventory = self.0.inventory.clone();
+        let (inventory, uploads) = (self.0.inventory.clone(), self.uploads_of(request, &content));
         let write = async move {
             files.write(name.clone(), written, registry, gate).await?;
+            if let Some(uploads) = uploads {
+                uploads.add(&IndexKey::Manifest(name.clone()));
+            }
             inventory.note_landed(name);
             Ok(())
         };

@@ -35,20 +35,23 @@ impl ManifestCache {
 
     pub(super) async fn get_tag(&self, request: &ManifestRequest, tag: &Tag) -> Result<ServedManifest, ManifestError> {
         let key = request.key(tag);
-        let (record, freshness) = self.record(request, &key).await;
-        let content = self.cached_of(request, record.as_deref()).await;
+        let (record, freshness) = self.record_or_stored(request, &key).await;
+        let (content, is_stored) = self.cached_or_stored_of(request, record.as_deref()).await;
         let freshness = match &content {
             Some(_) => freshness,
             None => self.freshness_of_other_class(request, &key).await,
         };
         // A HEAD saves a GET only if the manifest that it may confirm is cached.
         let confirmable = record.clone().zip(content.clone());
-        let cached = |outcome| self.cached_for_tag(request, &key, content, record.as_deref(), outcome);
+        let cached = |outcome| {
+            let outcome = if is_stored && outcome == Outcome::Hit { Outcome::Miss } else { outcome };
+            self.cached_for_tag(request, &key, content, record.as_deref(), outcome)
+        };
         let fetch = self.fetch_tag(request, Reference::Tag(tag.clone()), confirmable);
         let outage = self.0.tags.outage(request, &key);
         let result = revalidate(freshness, Some(outage), cached, fetch, ManifestError::is_outage).await;
         self.note_outage(request, &key, &result);
-        result
+        self.or_stored_since(request, &key, result).await
     }
 
     /// Remembers an outage also if this request found nothing stale: the client may have a right to the tag's previous manifest,
@@ -74,7 +77,7 @@ impl ManifestCache {
             }
             (Fetched::Content { content, confirmed }, outcome) => Ok(ServedManifest { content, outcome, confirmed }),
             // The tag moved, perhaps to a manifest that is cached.
-            (Fetched::Head(record), outcome) => match self.cached_of(request, Some(&record)).await {
+            (Fetched::Head(record), outcome) => match self.cached_or_stored_of(request, Some(&record)).await.0 {
                 Some(content) => Ok(ServedManifest { content, outcome, confirmed: Some(record.confirmed) }),
                 None => self.fetch_content(request, &reference).await,
             },

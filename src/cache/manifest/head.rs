@@ -37,7 +37,7 @@ impl ManifestCache {
 
     pub(super) async fn head_tag(&self, request: &ManifestRequest, tag: &Tag) -> Result<ManifestHead, ManifestError> {
         let key = request.key(tag);
-        let (record, freshness) = self.record(request, &key).await;
+        let (record, freshness) = self.record_or_stored(request, &key).await;
         let freshness = match &record {
             Some(_) => freshness,
             None => self.freshness_of_other_class(request, &key).await,
@@ -55,7 +55,7 @@ impl ManifestCache {
         let outage = self.0.tags.outage(request, &key);
         let result = revalidate(freshness, Some(outage), cached, fetch, ManifestError::is_outage).await;
         self.note_outage(request, &key, &result);
-        result
+        self.head_or_stored_since(request, &key, result).await
     }
 
     /// The response for a tag that points where the record says: by its manifest, if that is cached.

@@ -54,6 +54,9 @@ impl ManifestCache {
         // A request may have read the file before it was removed.
         self.forget_in_memory(upstream, &id);
         self.0.tags.forget_pointing_at(id.visibility, upstream.name(), repository, digest).await;
+        if let Some(tier) = &self.0.tier {
+            tier.remove_manifest(&id, (upstream.name(), repository)).await;
+        }
     }
 
     pub(super) fn forget_in_memory(&self, upstream: &Upstream, id: &ContentKey) {

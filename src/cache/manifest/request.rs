@@ -2,6 +2,7 @@
 
 use crate::{
     cache::{Visibility, storage::tag_record::TagKey},
+    cluster::Key,
     oci::{Accept, Digest, Repository, Tag},
     upstream::Upstream,
 };
@@ -25,6 +26,11 @@ impl ManifestRequest {
     /// Whether the client may get the manifest of this digest for the tag.
     pub(super) fn allows(&self, digest: &Digest) -> bool {
         self.tag_digest.as_ref().is_none_or(|given| given == digest)
+    }
+
+    /// Whether peers are asked for its manifest before the registry.
+    pub(super) fn asks_peers(&self) -> bool {
+        self.upstream.asks_peers(&Key::Repository(self.repository.clone()))
     }
 
     pub(super) fn key(&self, tag: &Tag) -> TagKey {

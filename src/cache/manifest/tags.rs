@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 
 use self::memory::{MAX_CLASSES, MAX_RECORDS, MemoryRecord, RecordMemory};
-use super::{background_writer::BackgroundWriter, query::ManifestQuery, request::ManifestRequest};
+use super::{background_writer::BackgroundWriter, query::ManifestQuery, request::ManifestRequest, stored::ObjectTier};
 use crate::{
     cache::{
         DiskStore, Inventory, ReloadableConfig, Visibility,
@@ -50,6 +50,7 @@ pub(super) struct TagRecords {
     rules: CurrentRules,
     first_seen: FirstSeen,
     inventory: Inventory,
+    tier: Option<ObjectTier>,
 }
 
 /// A tag, its registry, and the client if the upstream authorizes each client.
@@ -59,9 +60,8 @@ impl TagRecords {
     pub(super) fn new(
         config: &ReloadableConfig,
         writer: BackgroundWriter,
-        rules: CurrentRules,
-        first_seen: FirstSeen,
-        inventory: Inventory,
+        (rules, first_seen): (CurrentRules, FirstSeen),
+        (inventory, tier): (Inventory, Option<ObjectTier>),
     ) -> Self {
         // Starts the steady clock, which shows later that the system's clock was set.
         freshness::steady_now();
@@ -78,6 +78,7 @@ impl TagRecords {
             rules,
             first_seen,
             inventory,
+            tier,
         }
     }
 
@@ -285,8 +286,36 @@ impl TagRecords {
             let key = request.key(tag);
             self.outage(request, &key).clear();
             self.keep(&key, query.writes, record.clone()).await;
+            self.offer(request, &key, query.writes, &record);
         }
         record
+    }
+
+    /// Has the record written into the object store, unless a peer does that, or a rule or an import says what the tag means.
+    fn offer(&self, request: &ManifestRequest, key: &TagKey, writes: u64, record: &Arc<TagRecord>) {
+        let Some(tier) = request.upstream.object_store().and(self.tier.as_ref()) else { return };
+        let TagKey { upstream, repository, tag, .. } = key;
+        let is_held = self.rules_of(key).hold.is_some() || self.first_seen.is_imported(upstream, repository, tag);
+        if is_held || request.asks_peers() {
+            return;
+        }
+        let (counters, upstream, repository) = (self.writes.clone(), upstream.clone(), repository.clone());
+        tier.offer(key, record, move || counters.of(&upstream, Some(&repository)) == writes);
+    }
+
+    /// Takes over what the object store says of a tag, if it counts more than what is here: of two records the later one does.
+    /// `writes`: the changes that had been made before. Returns whether.
+    pub(super) async fn take_stored(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) -> bool {
+        let is_outdated = self.writes.changed(&key.upstream, &key.repository).is_some_and(|at| record.confirmed <= at);
+        if is_outdated || self.writes(&key.upstream, &key.repository) != writes {
+            return false;
+        }
+        let here = self.find_of_any_registry(key).await;
+        if here.is_some_and(|here| record.confirmed <= here.record.confirmed) {
+            return false;
+        }
+        self.keep_answered(key, writes, record, None).await;
+        true
     }
 
     /// Stores a record that came with an archive. Requests that are on their way change nothing of it.
@@ -296,8 +325,12 @@ impl TagRecords {
         self.keep(key, self.writes(&key.upstream, &key.repository), record).await;
     }
 
-    /// Stores a record for which the upstream was asked at `writes` changes.
+    /// Stores a record for which the upstream was asked at `writes` changes, and which it has just given.
     async fn keep(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) {
+        self.keep_answered(key, writes, record, Some(Instant::now())).await;
+    }
+
+    async fn keep_answered(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>, answered: Option<Instant>) {
         let is_outdated = || self.writes(&key.upstream, &key.repository) != writes;
         if is_outdated() {
             return;
@@ -307,7 +340,7 @@ impl TagRecords {
             // The rule says what a held tag means to clients.
             None => self.inventory.note_tag(key, &record.digest, record.confirmed),
         }
-        let kept = MemoryRecord::new(key.class, record.clone(), writes, Some(Instant::now()));
+        let kept = MemoryRecord::new(key.class, record.clone(), writes, answered);
         self.memory.insert(key, kept.clone());
         let gate = self.gate(&key.upstream, &key.repository, writes);
         self.writer.write_when(IndexKey::Tag(key.clone()), record.encode(), gate).await;
@@ -350,6 +383,9 @@ impl TagRecords {
     pub(super) async fn forget(&self, key: &TagKey) {
         self.begin_change(&key.upstream, &key.repository).await;
         self.remove_records(key).await;
+        if let Some(tier) = &self.tier {
+            tier.remove_tag(key).await;
+        }
         self.end_change(&key.upstream, &key.repository, [key]);
     }
 
@@ -401,6 +437,9 @@ impl TagRecords {
     pub(super) async fn remove(&self, key: &TagKey) {
         self.first_seen.note_absent(key).await;
         self.remove_records(key).await;
+        if let Some(tier) = &self.tier {
+            tier.remove_missing_tag(key).await;
+        }
     }
 
     async fn remove_records(&self, key: &TagKey) {

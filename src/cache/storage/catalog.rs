@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 
 use super::{
     DiskStore, IndexKey,
-    lru_index::{CompactKey, Usage},
+    lru_index::{CompactKey, OnDisk, Usage},
     tag_record::TagKey,
 };
 
@@ -30,6 +30,11 @@ impl DiskStore {
     /// The records of a tag for all classes of clients, as far as the index knows.
     pub fn records_of(&self, tag: &TagKey) -> Vec<TagKey> {
         self.0.index.tag_classes(tag)
+    }
+
+    /// The blobs and manifests that are wanted.
+    pub fn contents(&self, wanted: impl Fn(&CompactKey, OnDisk) -> bool) -> impl Iterator<Item = (CompactKey, OnDisk)> {
+        self.0.index.objects(move |key, object| key.place().is_some() && wanted(key, object))
     }
 
     /// When an object was last used, in minutes since 1970.

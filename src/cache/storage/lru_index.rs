@@ -42,7 +42,7 @@ pub use self::{
     key::{CompactKey, IndexKey},
     overhead::Overhead,
     readers::Pinned,
-    usage::{Totals, Usage},
+    usage::{OnDisk, Totals, Usage},
 };
 use self::{
     holds::Holds,
@@ -175,6 +175,11 @@ impl LruIndex {
     /// All tags that have records, once for each class.
     pub fn tags(&self) -> impl Iterator<Item = TagKey> {
         (0..SHARDS).flat_map(|shard| self.tags_in(shard))
+    }
+
+    /// All objects that are wanted: a lock of all shards would keep clients waiting.
+    pub fn objects(&self, wanted: impl Fn(&CompactKey, OnDisk) -> bool) -> impl Iterator<Item = (CompactKey, OnDisk)> {
+        self.shards.iter().flat_map(move |shard| shard.lock().objects(&wanted))
     }
 
     /// The surplus records of a tag if it has more than `most`: those that were used the longest time ago, never this

@@ -11,6 +11,7 @@ pub mod blob;
 pub mod cluster;
 pub mod control;
 pub mod fake_registry;
+pub mod fake_s3;
 pub mod internet;
 pub mod layout;
 pub mod manifest;

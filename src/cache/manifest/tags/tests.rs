@@ -33,8 +33,7 @@ fn tags() -> Tags {
         &ReloadableConfig::new(config),
         BackgroundWriter { store: store.clone(), tasks: tasks.clone() },
         Default::default(),
-        Default::default(),
-        Inventory::new(store),
+        (Inventory::new(store), None),
     );
     let key = TagKey {
         visibility: Visibility::Shared,

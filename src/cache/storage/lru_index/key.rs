@@ -86,6 +86,33 @@ impl CompactKey {
         }
     }
 
+    /// Of a blob or a manifest: whose it is, its kind, and the algorithm and first byte of its digest.
+    pub fn place(&self) -> Option<(Visibility, ObjectKind, Algorithm, u8)> {
+        match &self.0 {
+            Compact::Blob(visibility, [first, ..]) => Some((*visibility, ObjectKind::Blob, Algorithm::Sha256, *first)),
+            Compact::Manifest(visibility, [first, ..]) => {
+                Some((*visibility, ObjectKind::Manifest, Algorithm::Sha256, *first))
+            }
+            Compact::Partial(..) => None,
+            Compact::Other(key) => match &**key {
+                IndexKey::Blob(id) | IndexKey::Manifest(id) => {
+                    let first = u8::from_str_radix(id.digest.hex().get(..2)?, 16).ok()?;
+                    Some((id.visibility, key.kind(), id.digest.algorithm(), first))
+                }
+                IndexKey::Tag(_) | IndexKey::Partial(_) => None,
+            },
+        }
+    }
+
+    /// Of a blob or a manifest: the front of its digest.
+    pub fn front(&self) -> Option<u64> {
+        self.place()?;
+        match self.key() {
+            IndexKey::Blob(id) | IndexKey::Manifest(id) => Some(id.digest.front()),
+            IndexKey::Tag(_) | IndexKey::Partial(_) => None,
+        }
+    }
+
     pub fn kind(&self) -> ObjectKind {
         match &self.0 {
             Compact::Blob(..) => ObjectKind::Blob,

@@ -15,6 +15,7 @@ use hashbrown::HashTable;
 use super::{
     key::CompactKey,
     stamp::{Class, Stamp},
+    usage::OnDisk,
 };
 use crate::cache::storage::tag_record::TagKey;
 
@@ -98,6 +99,13 @@ impl Shard {
     pub(super) fn tags(&self) -> Vec<TagKey> {
         let entries = self.chunks.iter().flat_map(|chunk| chunk.iter().flatten());
         entries.filter_map(|entry| entry.key.tag().cloned()).collect()
+    }
+
+    /// The objects that are wanted.
+    pub(super) fn objects(&self, wanted: &impl Fn(&CompactKey, OnDisk) -> bool) -> Vec<(CompactKey, OnDisk)> {
+        let entries = self.chunks.iter().flat_map(|chunk| chunk.iter().flatten());
+        let all = entries.map(|entry| (&entry.key, OnDisk { len: entry.len, minute: entry.stamp.minute() }));
+        all.filter(|(key, object)| wanted(key, *object)).map(|(key, object)| (key.clone(), object)).collect()
     }
 
     /// Adds an entry as the most recently used one of its class; it is not in the shard yet.

@@ -2,6 +2,15 @@
 
 use crate::cache::ObjectKind;
 
+/// An object on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDisk {
+    /// In bytes.
+    pub len: u64,
+    /// When it was last used, in minutes since 1970.
+    pub minute: u32,
+}
+
 /// Bytes on disk and number of the objects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {

@@ -1,0 +1,325 @@
+//! Keeps the object store complete, and within its size.
+//!
+//! Soon after the start, and then daily, the store is listed and compared with the disk. What is here and not there is uploaded:
+//! so a restart, a full queue or a store that was down loses no upload. With `max_size` one forebay, which all agree on, removes
+//! what was used longest ago.
+//!
+//! What must hold: what is removed was neither written nor used within a day; memory does not grow with the store; a listing
+//! that breaks off removes nothing; what an upstream with `store = false` gave is not uploaded.
+
+mod ages;
+mod lists;
+mod shelf;
+mod usage;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::{Arc, LazyLock},
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use self::{
+    ages::{Ages, Eviction, hours},
+    shelf::{Shelf, key_of},
+    usage::Usage,
+};
+use super::{
+    DiskStore, UploadQueue,
+    storage::{
+        blocking,
+        lru_index::{CompactKey, IndexKey, OnDisk},
+    },
+};
+use crate::{
+    cluster::Cluster,
+    metrics::Metrics,
+    oci::{Algorithm, Digest},
+    store::{Error, Listed, Pool, Store, UpkeepTimes},
+    upstream::{self, Access},
+};
+
+/// Its owner removes what is old.
+static EVICTION: LazyLock<Digest> = LazyLock::new(|| Digest::of(Algorithm::Sha256, b"forebay: eviction of the store"));
+/// After how long a listing that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How much later the first listing of each member may begin than that of another.
+const MEMBER_TIME: Duration = Duration::from_secs(2);
+const MAX_JITTER: Duration = Duration::from_secs(5 * 60);
+/// How many contents that the store lacks are noted in a pass: as many as the queue of uploads takes.
+const MAX_MISSING: usize = 100_000;
+/// The shortest wait while the store refuses.
+const MIN_PAUSE: Duration = Duration::from_millis(200);
+const MINUTE: u64 = 60;
+
+/// A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Upkeep(Arc<UpkeepInner>);
+
+struct UpkeepInner {
+    disk: DiskStore,
+    objects: Store,
+    uploads: UploadQueue,
+    cluster: Option<Cluster>,
+    metrics: Metrics,
+    max_size: Option<u64>,
+    times: UpkeepTimes,
+    /// The pools whose content on disk may all be in the store.
+    pools: Mutex<Vec<Pool>>,
+    /// In the names of this process's lists.
+    process: String,
+}
+
+/// A listing that is under way.
+struct Walk {
+    prefix: String,
+    /// What the next page is asked for by.
+    token: Option<String>,
+    is_over: bool,
+}
+
+impl Walk {
+    fn of(shelf: Shelf) -> Self {
+        Self { prefix: shelf.prefix(), token: None, is_over: false }
+    }
+}
+
+/// What the store lacks.
+#[derive(Default)]
+struct Missing {
+    /// What this forebay owns.
+    owned: Vec<(CompactKey, OnDisk)>,
+    others: Vec<(CompactKey, OnDisk)>,
+}
+
+impl Upkeep {
+    pub(crate) fn new(
+        (disk, objects): (DiskStore, Store),
+        uploads: UploadQueue,
+        cluster: Option<Cluster>,
+        metrics: Metrics,
+        config: &crate::store::Config,
+    ) -> Self {
+        let (pools, process) = (Mutex::default(), lists::process_name());
+        let (max_size, times) = (config.max_size, config.times);
+        Self(Arc::new(UpkeepInner { disk, objects, uploads, cluster, metrics, max_size, times, pools, process }))
+    }
+
+    /// Takes over which upstreams there are.
+    pub(crate) fn set_upstreams(&self, upstreams: &[upstream::Config]) {
+        *self.0.pools.lock() = pools_of(upstreams);
+    }
+
+    /// Never returns.
+    pub(crate) async fn run(&self) -> Infallible {
+        self.0.disk.until_scanned().await;
+        sleep(self.0.times.first + jitter(self.0.cluster.as_ref().map_or(1, Cluster::len))).await;
+        let passes = async {
+            loop {
+                let result = self.pass().await;
+                if let Err(error) = &result {
+                    tracing::warn!(%error, "the object store could not be listed");
+                }
+                sleep(if result.is_ok() { self.0.times.interval } else { RETRY_INTERVAL }).await;
+            }
+        };
+        match self.0.max_size {
+            Some(_) => tokio::join!(passes, self.tell_usage()).0,
+            None => passes.await,
+        }
+    }
+
+    /// Compares, uploads, and removes.
+    async fn pass(&self) -> Result<(), Error> {
+        self.until_admitted().await;
+        let max_size = self.0.max_size;
+        let evicts = max_size.is_some() && self.0.cluster.as_ref().is_none_or(|cluster| cluster.owns(&EVICTION));
+        let usage = if evicts { self.collect_usage().await? } else { Usage::default() };
+        let (ages, missing) = self.compare(&usage).await?;
+        self.0.metrics.store_size(ages.total);
+        let uploaded = self.upload(missing, max_size.map(|max_size| ages.room(max_size)));
+        let eviction = max_size.filter(|_| evicts).and_then(|max| ages.eviction(max, self.0.times.least_age));
+        let evicted = match eviction {
+            Some(eviction) => self.evict(eviction, &usage).await?,
+            None => 0,
+        };
+        let (objects, bytes) = (ages.objects, ages.total);
+        tracing::info!(objects, bytes, uploaded, evicted, "the object store was compared with the disk");
+        Ok(())
+    }
+
+    async fn compare(&self, usage: &Usage) -> Result<(Ages, Missing), Error> {
+        let (mut ages, mut missing, now) = (Ages::default(), Missing::default(), hours(SystemTime::now()));
+        let pools = self.0.pools.lock().clone();
+        for shelf in Shelf::all() {
+            let (mut here, mut walk) = (self.on_disk(shelf).await, Walk::of(shelf));
+            while let Some(page) = self.next_page(&mut walk).await? {
+                for (object, key) in page {
+                    here.remove(&key);
+                    ages.add(age(&object, &key, usage, now), object.len);
+                }
+            }
+            if pools.contains(&shelf.pool()) {
+                self.note_missing(here, &mut missing);
+            }
+        }
+        Ok((ages, missing))
+    }
+
+    /// Waits as uploads do while the store refuses them.
+    async fn until_admitted(&self) {
+        while let Some(pause) = self.0.objects.write_pause() {
+            sleep(pause.max(MIN_PAUSE)).await;
+        }
+    }
+
+    async fn on_disk(&self, shelf: Shelf) -> HashMap<CompactKey, OnDisk> {
+        let disk = self.0.disk.clone();
+        blocking(move || disk.contents(|key, _| shelf.has(key)).collect()).await
+    }
+
+    /// The next contents of a listing; `None`: that was all.
+    async fn next_page(&self, walk: &mut Walk) -> Result<Option<Vec<(Listed, CompactKey)>>, Error> {
+        if walk.is_over {
+            return Ok(None);
+        }
+        if walk.token.is_some() {
+            sleep(self.0.times.page_pause).await;
+        }
+        self.until_admitted().await;
+        let page = self.0.objects.list(&walk.prefix, walk.token.take()).await?;
+        walk.is_over = page.next.is_none();
+        walk.token = page.next;
+        let contents = page.objects.into_iter().filter_map(|object| {
+            let key = key_of(&object.name)?;
+            Some((object, key))
+        });
+        Ok(Some(contents.collect()))
+    }
+
+    fn note_missing(&self, here: HashMap<CompactKey, OnDisk>, missing: &mut Missing) {
+        for (key, object) in here {
+            let is_owned = match key.key() {
+                IndexKey::Blob(id) | IndexKey::Manifest(id) => {
+                    self.0.cluster.as_ref().is_none_or(|cluster| cluster.owns(&id.digest))
+                }
+                IndexKey::Tag(_) | IndexKey::Partial(_) => continue,
+            };
+            let list = if is_owned { &mut missing.owned } else { &mut missing.others };
+            if list.len() < MAX_MISSING {
+                list.push((key, object));
+            }
+        }
+    }
+
+    /// Has uploaded what the store lacks: first what this forebay owns, then what its owner may not have. What was not used for
+    /// long may have been removed for its age: its owner sends it again as far as there is `room`. Returns how many contents wait.
+    fn upload(&self, missing: Missing, room: Option<u64>) -> usize {
+        let since = minutes(SystemTime::now()).saturating_sub(self.0.times.least_age.as_secs() / MINUTE);
+        let (mut room, is_limited) = (room.unwrap_or(u64::MAX), room.is_some());
+        let is_recent = |object: OnDisk| u64::from(object.minute) >= since;
+        let owned = missing.owned.into_iter().filter(|(_, object)| {
+            let fits = object.len <= room;
+            if fits && !is_recent(*object) {
+                room -= object.len;
+            }
+            fits || is_recent(*object)
+        });
+        let others = missing.others.into_iter().filter(|(_, object)| !is_limited || is_recent(*object));
+        owned.chain(others).take_while(|(key, _)| self.0.uploads.add(&key.key())).count()
+    }
+
+    /// Removes what was not used for so long, until so many bytes are gone; returns how many are.
+    async fn evict(&self, eviction: Eviction, usage: &Usage) -> Result<u64, Error> {
+        let (mut evicted, now) = (0_u64, SystemTime::now());
+        for shelf in Shelf::all() {
+            let mut walk = Walk::of(shelf);
+            while evicted < eviction.bytes
+                && let Some(page) = self.next_page(&mut walk).await?
+            {
+                for (object, key) in page {
+                    let is_old = now.duration_since(object.modified).is_ok_and(|age| age >= self.0.times.least_age);
+                    let is_unused = age(&object, &key, usage, hours(now)) >= eviction.hours;
+                    if evicted < eviction.bytes && is_old && is_unused {
+                        self.0.objects.delete(&object.name).await?;
+                        self.0.metrics.store_evicted(object.len);
+                        evicted = evicted.saturating_add(object.len);
+                    }
+                }
+            }
+        }
+        Ok(evicted)
+    }
+}
+
+/// For how many hours an object was neither written nor used.
+fn age(object: &Listed, key: &CompactKey, usage: &Usage, now: u32) -> u32 {
+    let used = match key.key() {
+        IndexKey::Blob(id) | IndexKey::Manifest(id) => usage.of(&id.digest),
+        IndexKey::Tag(_) | IndexKey::Partial(_) => None,
+    };
+    now.saturating_sub(hours(object.modified).max(used.unwrap_or_default()))
+}
+
+/// The pools of which all upstreams have their content in the store: the disk does not tell whose a content is.
+fn pools_of(upstreams: &[upstream::Config]) -> Vec<Pool> {
+    let pool_of = |upstream: &upstream::Config| match upstream.access {
+        Access::Shared => Pool::Shared,
+        Access::Client { .. } => Pool::Clients,
+    };
+    let is_all_in_store = |pool: &Pool| {
+        let mut of_pool = upstreams.iter().filter(|upstream| pool_of(upstream) == *pool).peekable();
+        of_pool.peek().is_some() && of_pool.all(|upstream| upstream.store)
+    };
+    Pool::ALL.into_iter().filter(is_all_in_store).collect()
+}
+
+/// Members of a cluster that start at once do not list the store at once.
+fn jitter(members: usize) -> Duration {
+    let members = u32::try_from(members.saturating_sub(1)).unwrap_or(u32::MAX);
+    let most = MEMBER_TIME.saturating_mul(members).min(MAX_JITTER);
+    let random = RandomState::new().build_hasher().finish() >> 32;
+    most.mul_f64(random as f64 / f64::from(u32::MAX))
+}
+
+/// Minutes since 1970.
+fn minutes(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / MINUTE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_is_compared_if_all_of_it_may_be_in_the_store() {
+        let upstream = |access, store| upstream::Config {
+            access,
+            store,
+            ..upstream::Config::new("x", "https://x.example".parse().unwrap())
+        };
+        let client = || Access::Client { ttl: Duration::ZERO, grace: Duration::ZERO };
+        let (shared, not_shared) = (upstream(Access::Shared, true), upstream(Access::Shared, false));
+        let (private, not_private) = (upstream(client(), true), upstream(client(), false));
+        for (upstreams, expected) in [
+            (vec![], vec![]),
+            (vec![shared.clone()], vec![Pool::Shared]),
+            (vec![shared.clone(), not_shared], vec![]),
+            (vec![shared.clone(), not_private.clone()], vec![Pool::Shared]),
+            (vec![shared.clone(), private.clone()], vec![Pool::Shared, Pool::Clients]),
+            (vec![shared, private, not_private], vec![Pool::Shared]),
+        ] {
+            assert_eq!(pools_of(&upstreams), expected);
+        }
+    }
+
+    #[test]
+    fn a_single_forebay_waits_for_nobody() {
+        assert_eq!(jitter(1), Duration::ZERO);
+        assert!((0..100).all(|_| jitter(10) <= MEMBER_TIME * 9 && jitter(100_000) <= MAX_JITTER));
+    }
+}
