@@ -57,6 +57,7 @@ fn request() -> FinishedRequest {
         outcome: Outcome::Hit,
         status: 200,
         sent: 2_000,
+        redirected: None,
         is_complete: true,
         started: Instant::now(),
         first_byte: Duration::from_micros(30),

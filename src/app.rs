@@ -42,7 +42,7 @@ use crate::{
     metrics::Metrics,
     peer::TrustedNetworks,
     push::{Caches, Deletions},
-    registry::{Authentication, ClientRates, Contents, Instance, ResponseMemory, Service, Table},
+    registry::{Authentication, ClientRates, Contents, Instance, Redirects, ResponseMemory, Service, Table},
     route::AllowedHosts,
     transport::{HandshakeFailure, Listener, ReloadableTls, bind},
     upstream::{Context, PrincipalKey, Registry, Upstream},
@@ -56,7 +56,9 @@ pub use self::{
 };
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
-    loading::{allowed_hosts, cluster, deletions_in, first_seen_in, store as object_store, table, upstream_context},
+    loading::{
+        allowed_hosts, cluster, deletions_in, first_seen_in, presence, store as object_store, table, upstream_context,
+    },
     reloadable::Reloadable,
     running::Running,
     warnings::tell_zero_copy,
@@ -151,7 +153,8 @@ impl App {
         inventory.set_registries(registries(&table));
         let routes = CurrentRoutes::new(ArcSwap::from_pointee(table.routes.clone()));
         let history = History::new(upstream_context.content.clone());
-        let explanations = Explanations::new(routes.clone(), rules, caches.manifests.clone(), history.clone());
+        let explanations = Explanations::new(routes.clone(), rules, caches.manifests.clone(), history.clone())
+            .with_store(config.store.as_ref());
         let warmer = Warmer::new(WarmSources {
             routes: routes.clone(),
             manifests: caches.manifests.clone(),
@@ -168,8 +171,19 @@ impl App {
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
-        let contents =
-            Contents { caches, scrub: scrub.clone(), memory, client_rates, tls: tls.clone(), cluster: cluster.clone() };
+        let presence = presence(&config, objects.as_ref(), (&tasks, &end));
+        if let Some(presence) = &presence {
+            caches.blobs.redirects_by(presence.clone());
+        }
+        let contents = Contents {
+            caches,
+            scrub: scrub.clone(),
+            memory,
+            client_rates,
+            tls: tls.clone(),
+            cluster: cluster.clone(),
+            redirects: presence.map(Redirects::new),
+        };
         let disk = store.clone();
         tasks.spawn(history.clone().keep_sums(move || disk.status().usage.total(), end.clone()));
         let service = Arc::new(Service::new(table, auth, contents, instance, metrics.clone(), history.clone()));

@@ -246,10 +246,11 @@ fn checked(document: &Document<'_>, mut sections: File, flags: Overrides) -> Con
     let by_client = sections.upstream.iter().any(upstream::UpstreamSection::uses_client_credentials);
     let access = sections.access.read(document, &server, by_client);
     let push = document.keep(sections.push.read(document)).unwrap_or_default();
-    let cluster = document.keep(sections.cluster.read(document, &server, sections.store.is_set())).flatten();
+    let has_store = sections.store.is_set();
+    let cluster = document.keep(sections.cluster.read(document, &server, has_store)).flatten();
     let store = document.keep(sections.store.read(document)).flatten();
     let of_upstreams = sections.upstream.iter_mut().map(upstream::UpstreamSection::take_rules).collect();
-    let upstreams = upstreams::read(document, sections.upstream, client_grants);
+    let upstreams = upstreams::read(document, sections.upstream, client_grants, has_store);
     let rules = rules::read(document, of_upstreams, sections.rule, &upstreams);
     let warm = warm::read(document, sections.warm, &upstreams);
     let needs_key = push.key_file.is_none() && upstreams.iter().any(|upstream| upstream.push);

@@ -338,6 +338,25 @@ impl Metrics {
         self.0.families.requests.rule_held.with_label_values(&[rule, result.as_str()]).inc();
     }
 
+    /// Clients of an upstream may be redirected. Series with alerts begin at 0.
+    pub fn clients_may_be_redirected(&self, upstream: &str) {
+        let requests = &self.0.families.requests;
+        for family in [&requests.redirects, &requests.redirected_bytes, &requests.redirect_returns] {
+            family.with_label_values(&[upstream]);
+        }
+    }
+
+    /// A client was sent to the object store for so many bytes of a blob.
+    pub fn redirected(&self, upstream: &str, bytes: u64) {
+        self.0.families.requests.redirects.with_label_values(&[upstream]).inc();
+        self.0.families.requests.redirected_bytes.with_label_values(&[upstream]).inc_by(bytes);
+    }
+
+    /// A client got a blob from here, since it came back soon after a redirect.
+    pub fn returned_after_redirect(&self, upstream: &str) {
+        self.0.families.requests.redirect_returns.with_label_values(&[upstream]).inc();
+    }
+
     /// Images may be warmed. Series with alerts begin at 0.
     pub fn images_may_be_warmed<Result: Label>(&self) {
         for result in Result::ALL {

@@ -23,6 +23,7 @@ mod labels;
 mod listing;
 mod location;
 mod names;
+mod presence;
 mod probe;
 mod put;
 mod sign;
@@ -42,6 +43,7 @@ use self::{
     health::HealthLog,
     http::Connector,
     journal::Journal,
+    presence::Known,
     probe::Conditions,
 };
 pub use self::{
@@ -52,11 +54,12 @@ pub use self::{
 pub(crate) use self::{
     error::Error,
     error_kind::ErrorKind,
-    get::{Object, Part},
+    get::Part,
     health::Health,
     labels::{Direction, StoreOperation, StoreResult, UploadResult},
-    listing::{Listed, Page},
+    listing::Listed,
     names::{ObjectName, Pool},
+    presence::Presence,
     put::IfPresent,
 };
 use crate::metrics::Metrics;
@@ -75,12 +78,15 @@ pub struct Store(Arc<StoreInner>);
 struct StoreInner {
     location: Location,
     engine: Arc<dyn Engine>,
+    /// Signs URLs for clients, which may reach the store elsewhere.
+    signer: Arc<dyn Engine>,
     reads: Breaker,
     writes: Breaker,
     upkeep: Breaker,
     distrust: Distrust,
     /// Those that are to be deleted.
     wrong: WrongObjects,
+    known: Known,
     conditions: Conditions,
     journal: Journal,
     health: HealthLog,
@@ -137,18 +143,30 @@ impl Store {
     ) -> Result<Self, SetupError> {
         let connector = Connector::new(tls, DirectHosts::of_environment(|name| std::env::var(name).ok()))?;
         let engine = engine::open(config, config.endpoint.as_ref(), &connector)?;
-        Ok(Self::of_engine(config.url.clone(), engine, Journal::new(state), metrics))
+        let signer = match &config.redirect_endpoint {
+            Some(endpoint) => engine::open(config, Some(endpoint), &connector)?,
+            None => engine.clone(),
+        };
+        Ok(Self::of_engine(config.url.clone(), engine, signer, Journal::new(state), metrics))
     }
 
-    fn of_engine(location: Location, engine: Arc<dyn Engine>, journal: Journal, metrics: Metrics) -> Self {
+    fn of_engine(
+        location: Location,
+        engine: Arc<dyn Engine>,
+        signer: Arc<dyn Engine>,
+        journal: Journal,
+        metrics: Metrics,
+    ) -> Self {
         let inner = Arc::new(StoreInner {
             location,
             engine,
+            signer,
             reads: Breaker::of_reads(),
             writes: Breaker::of_writes(),
             upkeep: Breaker::of_upkeep(),
             distrust: Distrust::default(),
             wrong: WrongObjects::default(),
+            known: Known::default(),
             conditions: Conditions::default(),
             journal,
             health: HealthLog::default(),
@@ -230,6 +248,7 @@ impl Store {
     /// # Errors
     /// It was not deleted. That there is none is no error.
     pub(crate) async fn delete(&self, name: &ObjectName) -> Result<(), Error> {
+        self.0.known.forget(name);
         let path = self.path(name);
         let request = object_store::ObjectStoreExt::delete(&*self.0.engine, &path);
         match self.call(Lane::Delete, StoreOperation::Delete, REQUEST_TIMEOUT, request).await {
@@ -289,6 +308,9 @@ impl Store {
 
     /// Draws the consequences of a result.
     fn judge(&self, lane: Lane, pass: Pass, error: Option<&Error>, weight: Weight) {
+        if lane == Lane::Read && error.is_none_or(|error| error.kind == ErrorKind::Missing) {
+            self.0.known.note_answer(Instant::now());
+        }
         let change = self.breaker(lane).note(pass, error.map(|error| error.kind), weight, Instant::now());
         let (store, what) = (self.location(), lane.as_str());
         match (change, error) {

@@ -8,6 +8,7 @@ mod certificates;
 mod cluster;
 mod facts;
 mod listeners;
+mod redirects;
 mod rules;
 mod storage;
 mod upstreams;
@@ -48,6 +49,7 @@ pub fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
     found.extend(storage::warnings(config, facts));
     found.extend(access::warnings(config, facts));
     found.extend(upstreams::warnings(config, facts));
+    found.extend(redirects::warnings(config));
     found.extend(rules::warnings(config));
     found.extend(cluster::warnings(config, facts));
     found

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
 use super::error::Error;
 use crate::{
     admin::TokenFile,
@@ -17,7 +19,7 @@ use crate::{
     route::{AllowedHosts, Routes},
     setup::Offer,
     state_dir::{self, StateDirectory},
-    store::{Direction, Store, StoreOperation, StoreResult, UploadResult},
+    store::{Direction, Presence, Store, StoreOperation, StoreResult, UploadResult},
     transport::ReloadableTls,
     upstream::{
         self, Context, FailureCause, HealthTable, PauseTable, RateTable, ReadBudget, TokenResult, Upstream, proxy,
@@ -89,6 +91,9 @@ pub(super) fn table(config: &Config, context: &Context) -> Result<Table, Error> 
     let upstreams = upstreams(config, context)?;
     for upstream in &upstreams {
         context.metrics.upstream_configured::<TokenResult, DownloadResult, FailureCause>(upstream.name());
+        if upstream.redirects() {
+            context.metrics.clients_may_be_redirected(upstream.name());
+        }
     }
     Seal::check(&config.push)?;
     let pushes = config.upstreams.iter().any(|upstream| upstream.push);
@@ -158,6 +163,17 @@ pub(super) fn store(config: &Config, metrics: &Metrics) -> Result<Option<Store>,
     let tls = upstream::store_tls(store.ca.as_deref()).map_err(Error::StoreTls)?;
     metrics.with_store::<StoreOperation, StoreResult, Direction, UploadResult>();
     Ok(Some(Store::new(store, config.state_directory.as_deref(), tls, metrics.clone())?))
+}
+
+/// What the store has for clients; `None`: none is sent there.
+pub(super) fn presence(
+    config: &Config,
+    objects: Option<&Store>,
+    (tasks, end): (&TaskTracker, &CancellationToken),
+) -> Option<Presence> {
+    let clients = &config.store.as_ref()?.redirect_clients;
+    let objects = objects.filter(|_| !clients.is_empty())?;
+    Some(Presence::new(objects.clone(), clients, tasks.clone(), end.clone()))
 }
 
 fn check_store(config: &Config) -> Result<(), Error> {

@@ -37,6 +37,7 @@ use crate::{
     file_slice::FileSlice,
     oci::{ByteRange, Digest, ResolvedRange},
     small_file::is_lack_of_descriptors,
+    store::Presence,
     upstream::{self, ContentNotes, ErrorKind, Upstream},
 };
 
@@ -109,6 +110,11 @@ impl BlobCache {
     /// The cache may hold so many bytes now.
     pub(crate) fn set_max_size(&self, max_size: u64) {
         self.prefetch.set_max_size(max_size);
+    }
+
+    /// From now on, clients that get blobs from the object store do not need them here.
+    pub(crate) fn redirects_by(&self, presence: Presence) {
+        self.prefetch.redirects_by(presence);
     }
 
     /// What the upstream sent with a blob in addition to its bytes.

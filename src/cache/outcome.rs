@@ -15,6 +15,8 @@ pub enum Outcome {
     Stale,
     /// From the cache, after the upstream confirmed it.
     Revalidated,
+    /// Not from here: the client was sent to the object store.
+    Redirected,
     /// Not from the cache: content that is never cached, and refusals.
     Bypass,
     /// forebay or the upstream could not answer, or broke the response off.
@@ -22,8 +24,16 @@ pub enum Outcome {
 }
 
 impl Label for Outcome {
-    const ALL: &'static [Self] =
-        &[Self::Hit, Self::Joined, Self::Miss, Self::Stale, Self::Revalidated, Self::Bypass, Self::Error];
+    const ALL: &'static [Self] = &[
+        Self::Hit,
+        Self::Joined,
+        Self::Miss,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Redirected,
+        Self::Bypass,
+        Self::Error,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -32,6 +42,7 @@ impl Label for Outcome {
             Outcome::Miss => "miss",
             Outcome::Stale => "stale",
             Outcome::Revalidated => "revalidated",
+            Outcome::Redirected => "redirected",
             Outcome::Bypass => "bypass",
             Outcome::Error => "error",
         }

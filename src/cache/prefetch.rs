@@ -20,7 +20,7 @@ pub(crate) mod unclaimed;
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -40,6 +40,7 @@ use super::{ContentKey, DiskStore, ReloadableConfig, Source, Visibility, downloa
 use crate::{
     oci::{Digest, Repository},
     peer::TrustedNetworks,
+    store::{ObjectName, Presence},
     upstream::Registry,
 };
 
@@ -81,6 +82,8 @@ struct PrefetchInner {
     turns: moka::sync::Cache<Registry, Arc<Turns>>,
     store: DiskStore,
     downloads: Downloads,
+    /// What clients get from the object store; empty: none does.
+    elsewhere: OnceLock<Presence>,
 }
 
 /// Permits for prefetches from one upstream.
@@ -117,7 +120,22 @@ impl Prefetch {
             turns: moka::sync::Cache::new(MAX_UPSTREAMS),
             store,
             downloads,
+            elsewhere: OnceLock::new(),
         }))
+    }
+
+    /// From now on, prefetches nothing that its client gets from the object store.
+    pub(crate) fn redirects_by(&self, presence: Presence) {
+        // There is one store.
+        let _ = self.0.elsewhere.set(presence);
+    }
+
+    /// Whether this client is sent to the object store for a blob.
+    async fn is_elsewhere(&self, source: &Source, client: IpAddr) -> bool {
+        let presence = self.0.elsewhere.get().filter(|presence| presence.serves(client));
+        let (Some(presence), Some(pool)) = (presence, source.upstream.store_pool()) else { return false };
+        let name = ObjectName::blob(pool, &source.digest);
+        source.upstream.redirects() && presence.len_for_clients(&name).await.is_some()
     }
 
     /// The cache may hold so many bytes now, and prefetched layers that no client requested a part of them.
@@ -187,6 +205,9 @@ impl Prefetch {
             // The blob is downloaded from another registry already: clients wait for that download if it is quick, and
             // no longer than they have to.
             if self.0.downloads.find_other(&source).is_some() || self.0.distrusted.contains_key(&place(&source)) {
+                return;
+            }
+            if self.is_elsewhere(&source, client).await {
                 return;
             }
             let (id, is_cached) = (source.id(), |id: &ContentKey| self.0.store.has_blob(id));

@@ -101,8 +101,19 @@ impl Lines {
         let paused = &data["paused_since"];
         let paused =
             if paused.is_null() { String::new() } else { format!(" · PAUSED {} ago", text::age(paused, self.now)) };
+        let redirects = &data["redirects"];
+        let clients: Vec<&str> =
+            redirects["clients"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let redirects = match clients.is_empty() {
+            true => String::new(),
+            false => format!(
+                " · blobs over 1 MiB from {} for {}, where the object store has them",
+                word(redirects, "endpoint"),
+                clients.join(", ")
+            ),
+        };
         format!(
-            "by {} → {}, {} {} · access {} · credentials {credentials}{paused}",
+            "by {} → {}, {} {} · access {} · credentials {credentials}{paused}{redirects}",
             word(data, "by"),
             word(data, "upstream"),
             word(data, "repository"),
@@ -215,6 +226,14 @@ mod tests {
                         "access": "shared", "credentials": "own", "user": "ci-bot", "credentials_from": "/etc/ghcr.pw",
                         "paused_since": "2027-01-15T07:57:00Z", "problem": null }),
                 "route    by name → ghcr.io, o/i 3 · access shared · credentials ci-bot (/etc/ghcr.pw) · PAUSED 3 min ago",
+            ),
+            (
+                json!({ "step": "route", "upstream": "ghcr.io", "repository": "o/i", "reference": "3", "by": "name",
+                        "access": "shared", "credentials": "none", "user": null, "credentials_from": null,
+                        "paused_since": null, "problem": null,
+                        "redirects": { "clients": ["10.0.0.0/8", "fd00::/8"], "endpoint": "https://s3.lan" } }),
+                "route    by name → ghcr.io, o/i 3 · access shared · credentials none: anonymous · blobs over 1 MiB from \
+                 https://s3.lan for 10.0.0.0/8, fd00::/8, where the object store has them",
             ),
             (
                 json!({ "step": "route", "problem": "no upstream is configured for nvcr.io" }),

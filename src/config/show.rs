@@ -290,6 +290,7 @@ impl Settings {
             max_rate_in,
             max_rate_out,
             store,
+            redirect,
         } = config;
         self.put("name", &**name);
         // As people write it, without the path that a URL without one has.
@@ -327,6 +328,7 @@ impl Settings {
         self.period("idle_timeout", *idle);
         self.put("push", *push);
         self.put("store", *store);
+        self.put("redirect", *redirect);
         self.text("max_rate_in", max_rate_in.map(byte_rate::rate).as_deref());
         self.text("max_rate_out", max_rate_out.map(byte_rate::rate).as_deref());
     }
@@ -357,7 +359,17 @@ impl Settings {
     }
 
     fn store(&mut self, store: &store::Config) {
-        let store::Config { url, endpoint, region, credentials, ca, max_size, times: _ } = store;
+        let store::Config {
+            url,
+            endpoint,
+            region,
+            credentials,
+            ca,
+            max_size,
+            redirect_clients,
+            redirect_endpoint,
+            times: _,
+        } = store;
         self.text("url", Some(&url.to_string()));
         self.text("endpoint", endpoint.as_ref().map(url::Url::as_str));
         self.text("region", region.as_deref());
@@ -373,6 +385,8 @@ impl Settings {
         if let Some(max_size) = max_size {
             self.put("max_size", units::size(*max_size));
         }
+        self.list("redirect_clients", redirect_clients);
+        self.text("redirect_endpoint", redirect_endpoint.as_ref().map(url::Url::as_str));
     }
 
     fn warm(&mut self, job: &warm::Config) {

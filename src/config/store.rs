@@ -10,7 +10,10 @@ use super::{
     error::{Error, Key},
     units::Size,
 };
-use crate::store::{Config, Credentials, Location, Scheme, UpkeepTimes};
+use crate::{
+    peer::{Network, NetworkError},
+    store::{Config, Credentials, Location, Scheme, UpkeepTimes},
+};
 
 /// The keys of `[store]`.
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +27,8 @@ pub(super) struct StoreSection {
     secret_access_key_file: Option<PathBuf>,
     ca: Option<PathBuf>,
     max_size: Option<Size>,
+    redirect_clients: Vec<String>,
+    redirect_endpoint: Option<String>,
 }
 
 impl StoreSection {
@@ -35,8 +40,20 @@ impl StoreSection {
     /// `None`: there is no store.
     pub(super) fn read(self, document: &Document<'_>) -> Result<Option<Config>, Error> {
         let section = Key::new("store");
-        let Self { url, endpoint, region, credentials, access_key_id_file, secret_access_key_file, ca, max_size } =
-            self;
+        let redirect_clients = self.redirect_clients(document, &section.field("redirect_clients"));
+        let has_clients = !self.redirect_clients.is_empty();
+        let Self {
+            url,
+            endpoint,
+            region,
+            credentials,
+            access_key_id_file,
+            secret_access_key_file,
+            ca,
+            max_size,
+            redirect_clients: _,
+            redirect_endpoint,
+        } = self;
         let Some(url) = url else {
             let is_set = endpoint.is_some()
                 || region.is_some()
@@ -44,7 +61,9 @@ impl StoreSection {
                 || access_key_id_file.is_some()
                 || secret_access_key_file.is_some()
                 || ca.is_some()
-                || max_size.is_some();
+                || max_size.is_some()
+                || has_clients
+                || redirect_endpoint.is_some();
             return match is_set {
                 true => Err(document.error(&section, "needs url: url = \"s3://bucket/prefix\"")),
                 false => Ok(None),
@@ -52,6 +71,9 @@ impl StoreSection {
         };
         let url: Location = url.parse().map_err(|error| document.error(&section.field("url"), format!("{error}")))?;
         let endpoint = endpoint.map(|text| self::endpoint(document, &section.field("endpoint"), &text)).transpose()?;
+        let of_redirects = section.field("redirect_endpoint");
+        let redirect_endpoint =
+            redirect_endpoint.map(|text| self::endpoint(document, &of_redirects, &text)).transpose()?;
         if region.as_deref().is_some_and(|region| !is_region(region)) {
             let problem = "must be the name of a region, such as \"eu-central-1\"";
             return Err(document.error(&section.field("region"), problem));
@@ -98,8 +120,16 @@ impl StoreSection {
             credentials,
             ca: ca.map(|file| path("ca", file)),
             max_size: max_size.map(|Size(bytes)| bytes),
+            redirect_clients,
+            redirect_endpoint,
             times: UpkeepTimes::default(),
         }))
+    }
+
+    fn redirect_clients(&self, document: &Document<'_>, key: &Key) -> Vec<Network> {
+        document.each(key, &self.redirect_clients, |key, text| {
+            text.parse().map_err(|error: NetworkError| document.error(key, error.to_string()))
+        })
     }
 }
 

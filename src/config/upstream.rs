@@ -52,6 +52,7 @@ pub(super) struct UpstreamSection {
     access_grace: Option<Period>,
     push: bool,
     store: Option<bool>,
+    redirect: bool,
     connections: Option<u64>,
     connect_timeout: Option<Period>,
     response_timeout: Option<Period>,
@@ -148,6 +149,7 @@ impl Reader<'_> {
             push: section.push,
             // Private content is in no store unless the operator writes so.
             store: section.store.unwrap_or(access == Access::Shared),
+            redirect: section.redirect,
             timeouts,
             max_rate_in: section.max_rate_in.map(|ByteRate(rate)| rate),
             max_rate_out: section.max_rate_out.map(|ByteRate(rate)| rate),

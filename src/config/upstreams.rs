@@ -9,11 +9,16 @@ use super::{
     upstream::{Reader, UpstreamSection},
     well_known::WELL_KNOWN,
 };
-use crate::upstream::Config;
+use crate::upstream::{Access, Config};
 
 /// The upstreams of the file, in its order; if the file has none, the well-known registries. The document notes what is
-/// wrong with a section, alone or together with the others.
-pub(super) fn read(document: &Document<'_>, mut sections: Vec<UpstreamSection>, defaults: ClientGrants) -> Vec<Config> {
+/// wrong with a section, alone or together with the others. `has_store`: there is a `[store]`.
+pub(super) fn read(
+    document: &Document<'_>,
+    mut sections: Vec<UpstreamSection>,
+    defaults: ClientGrants,
+    has_store: bool,
+) -> Vec<Config> {
     if sections.is_empty() {
         sections = WELL_KNOWN.iter().map(|registry| UpstreamSection::named(registry.name)).collect();
     }
@@ -25,11 +30,27 @@ pub(super) fn read(document: &Document<'_>, mut sections: Vec<UpstreamSection>, 
     };
     let upstreams: Vec<_> = sections.into_iter().enumerate().filter_map(read).collect();
     check_unique(document, &upstreams);
+    check_redirects(document, &upstreams, has_store);
     upstreams.into_iter().map(|(_, config)| config).collect()
 }
 
 fn key(index: usize) -> Key {
     Key::new("upstream").item(index)
+}
+
+/// Refuses redirects to where no content is.
+fn check_redirects(document: &Document<'_>, upstreams: &[(Key, Config)], has_store: bool) {
+    for (key, upstream) in upstreams.iter().filter(|(_, upstream)| upstream.redirect) {
+        let problem = match (has_store, upstream.store, upstream.access) {
+            (true, true, _) => continue,
+            (false, ..) => "needs a [store] with url and redirect_clients: clients are redirected to the object store",
+            (true, false, Access::Shared) => "needs store = true: clients are redirected to what is in the store",
+            (true, false, Access::Client { .. }) => {
+                "needs store = true, too: content of an upstream with access = \"client\" is in no store by default"
+            }
+        };
+        document.refuse(&key.field("redirect"), problem);
+    }
 }
 
 /// Refuses two upstreams that would claim the same requests.

@@ -63,6 +63,8 @@ pub struct FinishedRequest {
     pub outcome: Outcome,
     pub status: u16,
     pub sent: u64,
+    /// How many bytes the client was sent to the object store for.
+    pub redirected: Option<u64>,
     /// Whether the client got all of the response.
     pub is_complete: bool,
     pub started: Instant,
@@ -211,6 +213,7 @@ impl FinishedRequest {
             outcome: Outcome::Hit,
             status: 200,
             sent: 100,
+            redirected: None,
             is_complete: true,
             started: ended,
             first_byte: Duration::ZERO,

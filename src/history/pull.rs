@@ -73,6 +73,11 @@ impl Pull {
         self.requests().fold(0, |sum, request| sum.saturating_add(request.sent))
     }
 
+    /// Bytes of blobs that the client was sent to the object store for.
+    pub(crate) fn redirected(&self) -> u64 {
+        self.requests().fold(0, |sum, request| sum.saturating_add(request.redirected.unwrap_or_default()))
+    }
+
     /// Bytes of bodies that upstreams sent for it, until its requests were over.
     pub(crate) fn received(&self) -> u64 {
         self.requests().fold(0, |sum, request| sum.saturating_add(request.received.unwrap_or_default()))
@@ -132,10 +137,11 @@ impl Pull {
             Outcome::Bypass => 0,
             Outcome::Hit => 1,
             Outcome::Revalidated => 2,
-            Outcome::Joined => 3,
-            Outcome::Miss => 4,
-            Outcome::Stale => 5,
-            Outcome::Error => 6,
+            Outcome::Redirected => 3,
+            Outcome::Joined => 4,
+            Outcome::Miss => 5,
+            Outcome::Stale => 6,
+            Outcome::Error => 7,
         };
         content().map(outcome).max_by_key(effort).unwrap_or(self.newest.outcome)
     }
@@ -199,6 +205,8 @@ mod tests {
             // Another image had the layers already.
             (vec![blob(Outcome::Hit), manifest(Outcome::Miss)], Outcome::Revalidated),
             (vec![blob(Outcome::Hit), manifest(Outcome::Stale)], Outcome::Stale),
+            (vec![blob(Outcome::Redirected), blob(Outcome::Hit), manifest(Outcome::Hit)], Outcome::Redirected),
+            (vec![blob(Outcome::Redirected), blob(Outcome::Miss)], Outcome::Miss),
             (vec![blob(Outcome::Joined), manifest(Outcome::Miss)], Outcome::Joined),
             (vec![manifest(Outcome::Miss)], Outcome::Miss),
             (vec![blob(Outcome::Hit), blob(Outcome::Stale), blob(Outcome::Miss)], Outcome::Stale),

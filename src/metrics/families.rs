@@ -51,6 +51,9 @@ pub(super) struct RequestFamilies {
     pub unconfigured: IntCounter,
     pub auth_failures: IntCounterVec,
     pub rule_held: IntCounterVec,
+    pub redirects: IntCounterVec,
+    pub redirected_bytes: IntCounterVec,
+    pub redirect_returns: IntCounterVec,
 }
 
 impl RequestFamilies {
@@ -83,6 +86,24 @@ impl RequestFamilies {
                 "forebay_rule_held_total",
                 "Requests that a rule denied, or for which it served something else than the upstream has.",
                 &["rule", "result"],
+            )?,
+            redirects: counters(
+                r,
+                "forebay_redirects_total",
+                "Requests for blobs that were answered with a redirect to the object store.",
+                UPSTREAM,
+            )?,
+            redirected_bytes: counters(
+                r,
+                "forebay_redirected_bytes_total",
+                "Bytes of blobs that clients were sent to the object store for.",
+                UPSTREAM,
+            )?,
+            redirect_returns: counters(
+                r,
+                "forebay_redirect_returns_total",
+                "Requests for blobs that were served because the client came back soon after a redirect.",
+                UPSTREAM,
             )?,
         })
     }

@@ -84,6 +84,8 @@ pub(crate) struct AccessRecord {
     pub upstream_cause: Option<&'static str>,
     /// Runs while a rate holds the response back.
     pub held: Option<Arc<HoldClock>>,
+    /// How many bytes the client is sent to the object store for.
+    pub redirected: Option<u64>,
     /// The rule that refused the request, or made a tag mean another digest than the upstream says.
     pub rule: Option<Arc<RuleName>>,
     /// Why the request failed, in words that are not for the client.
@@ -145,6 +147,7 @@ impl AccessRecord {
             failure: None,
             upstream_cause: None,
             held: None,
+            redirected: None,
             rule: None,
             cause: None,
             by_peer: false,
@@ -234,6 +237,7 @@ impl Drop for AccessRecord {
             outcome = outcome.as_str(),
             status,
             sent,
+            redirected_bytes = self.redirected,
             first_byte_seconds = first_byte.as_secs_f64(),
             duration_seconds = duration.as_secs_f64(),
             upstream_seconds = spent.waited.map(|waited| waited.as_secs_f64()),
@@ -281,6 +285,7 @@ impl AccessRecord {
             outcome: self.outcome,
             status: self.status,
             sent: self.sent,
+            redirected: self.redirected,
             is_complete: self.complete,
             started: self.started,
             first_byte,

@@ -30,6 +30,12 @@ impl Service {
             let size = Box::pin(self.caches.blobs.size(source)).await?;
             return Ok(self.blob_head(exchange, source, size).await);
         }
+        // On the heap, so that the future of a hit has no room for a redirect.
+        if source.upstream.redirects()
+            && let Some(response) = Box::pin(self.redirect(exchange, source)).await
+        {
+            return Ok(response);
+        }
         self.blob_content(exchange, source).await
     }
 

@@ -21,6 +21,8 @@ mod pagination;
 pub mod pagination_link;
 mod peer;
 mod pulls;
+mod redirect;
+mod redirects;
 mod refusal_log;
 pub mod refused_connection;
 mod response;
@@ -32,6 +34,7 @@ mod via;
 
 pub(crate) use self::{
     client_rates::ClientRates,
+    redirects::Redirects,
     response_memory::ResponseMemory,
     service::{Authentication, Contents, Service, Table},
     via::{Instance, via},

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use url::Url;
 
 use super::{
     body::{self, Body},
@@ -138,6 +139,24 @@ fn blob_parts(
     }
     response.extensions_mut().insert(SizeOfWhole(total));
     response
+}
+
+/// 307: the client gets the blob by this URL, which is a secret. `None`: it is no value of a header.
+pub(crate) fn redirect(digest: &Digest, url: &Url) -> Option<Response<Body>> {
+    let mut location = HeaderValue::try_from(url.as_str()).ok()?;
+    location.set_sensitive(true);
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location);
+    // The URL soon ends.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+    headers.insert(CACHE_STATUS, cache_status(Outcome::Redirected, false));
+    if let Ok(value) = HeaderValue::from_str(digest.as_str()) {
+        headers.insert(CONTENT_DIGEST, value);
+    }
+    Some(response)
 }
 
 pub(crate) fn blob_head(digest: &Digest, size: &BlobSize) -> Response<Body> {
@@ -284,6 +303,7 @@ fn cache_status(outcome: Outcome, stored: bool) -> HeaderValue {
         (Outcome::Miss, false) => "forebay; fwd=miss",
         (Outcome::Stale, _) => "forebay; hit; detail=stale",
         (Outcome::Revalidated, _) => "forebay; hit; detail=revalidated",
+        (Outcome::Redirected, _) => "forebay; fwd=bypass; detail=redirected",
         (Outcome::Bypass | Outcome::Error, _) => "forebay; fwd=bypass",
     })
 }
@@ -319,6 +339,7 @@ mod tests {
             (Outcome::Miss, false, "forebay; fwd=miss"),
             (Outcome::Stale, true, "forebay; hit; detail=stale"),
             (Outcome::Revalidated, true, "forebay; hit; detail=revalidated"),
+            (Outcome::Redirected, false, "forebay; fwd=bypass; detail=redirected"),
             (Outcome::Bypass, false, "forebay; fwd=bypass"),
         ] {
             assert_eq!(cache_status(outcome, stored), text, "{outcome:?} {stored}");

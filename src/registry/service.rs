@@ -19,6 +19,7 @@ use super::{
     exchange::Exchange,
     pace::Pace,
     page::set_policy,
+    redirects::Redirects,
     refusal_log::RefusalLog,
     response,
     response_memory::ResponseMemory,
@@ -76,6 +77,8 @@ pub(crate) struct Contents {
     pub tls: Option<ReloadableTls>,
     /// The cluster that this forebay belongs to.
     pub cluster: Option<Cluster>,
+    /// Present if clients may be sent to the object store.
+    pub redirects: Option<Redirects>,
 }
 
 /// Answers every request of the registry's listeners.
@@ -92,6 +95,8 @@ pub(crate) struct Service {
     pub(super) tls: Option<ReloadableTls>,
     /// The cluster that this forebay belongs to.
     pub(super) cluster: Option<Cluster>,
+    /// Present if clients may be sent to the object store.
+    pub(super) redirects: Option<Redirects>,
     /// The visitors of the page that look through the history.
     pub(super) readers: Readers,
     pub(super) metrics: Metrics,
@@ -173,7 +178,7 @@ impl Service {
         metrics: Metrics,
         history: History,
     ) -> Self {
-        let Contents { caches, scrub, memory, client_rates, tls, cluster } = contents;
+        let Contents { caches, scrub, memory, client_rates, tls, cluster, redirects } = contents;
         let refusals = RefusalLog::new(metrics.clone());
         let log = Arc::new(RequestLog::new(metrics.clone(), history));
         let table = ArcSwap::from_pointee(table);
@@ -189,6 +194,7 @@ impl Service {
             refusals,
             tls,
             cluster,
+            redirects,
             readers,
             metrics,
             log,

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use url::Url;
 
 use super::location::Location;
+use crate::peer::Network;
 
 /// The object store behind this forebay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +20,20 @@ pub struct Config {
     pub ca: Option<PathBuf>,
     /// How many bytes blobs and manifests may take there; `None`: forebay removes nothing.
     pub max_size: Option<u64>,
+    /// The networks whose clients may be sent to the store for blobs.
+    pub redirect_clients: Vec<Network>,
+    /// Where these reach it; `None`: where forebay does.
+    pub redirect_endpoint: Option<Url>,
     /// No keys.
     pub times: UpkeepTimes,
+}
+
+impl Config {
+    /// Where clients reach the store, for operators.
+    pub(crate) fn clients_endpoint(&self) -> String {
+        let endpoint = self.redirect_endpoint.as_ref().or(self.endpoint.as_ref());
+        endpoint.map_or_else(|| self.url.to_string(), |endpoint| endpoint.origin().ascii_serialization())
+    }
 }
 
 /// When the store is compared with the disk, and what is too young to be removed.

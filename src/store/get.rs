@@ -27,7 +27,7 @@ use super::{
 use crate::metrics::Metrics;
 
 /// From a request to the first byte of its object. A client waits so long before the registry is asked.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long no byte may come after that: shorter than a registry's time, since there is another source.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -237,10 +237,12 @@ impl Store {
     pub(crate) async fn head(&self, name: &ObjectName) -> Result<Option<u64>, Error> {
         let path = self.path(name);
         let request = self.0.engine.head(&path);
-        match self.call(Lane::Look, StoreOperation::Head, REQUEST_TIMEOUT, request).await {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(error) if error.kind == ErrorKind::Missing => Ok(None),
-            Err(error) => Err(error),
-        }
+        let len = match self.call(Lane::Look, StoreOperation::Head, REQUEST_TIMEOUT, request).await {
+            Ok(meta) => Some(meta.size),
+            Err(error) if error.kind == ErrorKind::Missing => None,
+            Err(error) => return Err(error),
+        };
+        self.0.known.note(name, len, Instant::now());
+        Ok(len)
     }
 }

@@ -7,6 +7,7 @@ use std::{convert::Infallible, io, os::unix::fs::FileExt as _, time::Duration};
 
 use bytes::Bytes;
 use object_store::{MultipartId, PutMode, PutOptions, PutPayload, multipart::PartId, path::Path};
+use tokio::time::Instant;
 
 use super::{
     Lane, REQUEST_TIMEOUT, Store,
@@ -56,7 +57,7 @@ impl Store {
         let request = object_store::ObjectStore::put_opts(&*self.0.engine, &path, content.into(), options);
         self.call(Lane::Write, StoreOperation::Put, PART_TIMEOUT, request).await?;
         self.0.metrics.store_bytes(Direction::Out, len);
-        self.0.distrust.forget(name);
+        self.has_now(name, len);
         Ok(())
     }
 
@@ -79,7 +80,7 @@ impl Store {
         }
         if content.len > PART {
             self.upload_in_parts(name, content).await?;
-            self.0.distrust.forget(name);
+            self.has_now(name, content.len);
             return Ok(UploadResult::Uploaded);
         }
         let bytes = read(content, 0, content.len).await?;
@@ -88,6 +89,12 @@ impl Store {
             Err(error) if error.kind == ErrorKind::Exists => Ok(UploadResult::Present),
             Err(error) => Err(error),
         }
+    }
+
+    /// An object was written.
+    fn has_now(&self, name: &ObjectName, len: u64) {
+        self.0.distrust.forget(name);
+        self.0.known.note(name, Some(len), Instant::now());
     }
 
     async fn upload_in_parts(&self, name: &ObjectName, content: &FileSlice) -> Result<(), Error> {

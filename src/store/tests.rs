@@ -216,7 +216,7 @@ impl Signer for Faulty {
 fn store() -> (Store, Arc<Faulty>) {
     let engine = Arc::new(Faulty::default());
     let location = "s3://bucket/prefix".parse().unwrap();
-    (Store::of_engine(location, engine.clone(), Journal::new(None), Metrics::new().unwrap()), engine)
+    (Store::of_engine(location, engine.clone(), engine.clone(), Journal::new(None), Metrics::new().unwrap()), engine)
 }
 
 fn name(number: usize) -> ObjectName {

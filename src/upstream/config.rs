@@ -34,6 +34,8 @@ pub struct Config {
     pub push: bool,
     /// Whether its content is read from the object store, and written to it.
     pub store: bool,
+    /// Whether clients are sent to the object store for its blobs.
+    pub redirect: bool,
     /// How fast it may send to forebay.
     pub max_rate_in: Option<BytesPerSecond>,
     /// How fast forebay may send its content to clients.
@@ -58,6 +60,7 @@ impl Config {
             timeouts: UpstreamTimeouts::default(),
             push: false,
             store: true,
+            redirect: false,
             max_rate_in: None,
             max_rate_out: None,
         }

@@ -252,6 +252,11 @@ impl Upstream {
         self.state.allows_push()
     }
 
+    /// Whether clients may be sent to the object store for its blobs.
+    pub(crate) fn redirects(&self) -> bool {
+        self.state.redirects()
+    }
+
     /// Whether less than a tenth is left of the rate limit that it announced for this client, or for forebay.
     pub(crate) fn is_near_rate_limit(&self) -> bool {
         self.state.is_near_rate_limit(self.client.as_ref().map(|client| client.principal))

@@ -51,6 +51,7 @@ pub(super) struct UpstreamState {
     pub(super) guesses: Arc<GzipGuesses>,
     connections: usize,
     allows_push: bool,
+    redirects: bool,
     has_credentials: bool,
     access: Access,
     /// Hosts and paths of its URLs, which its name does not tell.
@@ -90,6 +91,8 @@ impl UpstreamState {
             guesses: Arc::default(),
             connections: config.connections.max(1),
             allows_push: config.push,
+            // What is never in the store is not looked for there.
+            redirects: config.redirect && config.store && context.store.is_some(),
             has_credentials: config.credential != CredentialSource::Anonymous,
             access: config.access,
             private_names: private_names(config),
@@ -118,6 +121,11 @@ impl UpstreamState {
 
     pub(super) fn allows_push(&self) -> bool {
         self.allows_push
+    }
+
+    /// Whether clients may be sent to the object store for its blobs.
+    pub(super) fn redirects(&self) -> bool {
+        self.redirects
     }
 
     /// Whether credentials are configured for it.

@@ -117,6 +117,8 @@ fn directory() -> TempDir {
         ("config.json", r#"{"auths":{"harbor.lan:8443":{"auth":"dXNlcjpzZWNyZXQ="}}}"#.to_owned()),
         ("push.key", "0123456789abcdef0123456789abcdef".to_owned()),
         ("cluster.key", "0123456789abcdef0123456789abcdef".to_owned()),
+        ("store.id", "AKIDEXAMPLE".to_owned()),
+        ("store.secret", "secret".to_owned()),
     ] {
         fs::write(directory.path().join(name), content).unwrap();
     }

@@ -35,6 +35,7 @@ mod pages;
 mod podman;
 mod private;
 mod push;
+mod redirects;
 mod restart;
 mod resume;
 mod rule;

@@ -32,6 +32,7 @@ use crate::{
     oci::{Accept, MediaTypeKind, Reference},
     route::{ImageRoute, NameError, RouteError, Routes, resolve_image},
     rule::{CurrentRules, Pattern},
+    store,
     upstream::{Error, ErrorKind, Upstream},
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Explanations {
     rules: CurrentRules,
     manifests: ManifestCache,
     history: History,
+    /// The object store, where there is one.
+    store: Option<Arc<store::Config>>,
     turns: Arc<Semaphore>,
 }
 
@@ -66,7 +69,12 @@ pub(super) struct Question {
 
 impl Explanations {
     pub(crate) fn new(routes: CurrentRoutes, rules: CurrentRules, manifests: ManifestCache, history: History) -> Self {
-        Self { routes, rules, manifests, history, turns: Arc::new(Semaphore::new(MAX_EXPLANATIONS)) }
+        Self { routes, rules, manifests, history, store: None, turns: Arc::new(Semaphore::new(MAX_EXPLANATIONS)) }
+    }
+
+    /// With the object store to which clients may be redirected.
+    pub(crate) fn with_store(self, store: Option<&store::Config>) -> Self {
+        Self { store: store.cloned().map(Arc::new), ..self }
     }
 
     /// Explains a pull. It ends if the client leaves.
@@ -102,7 +110,7 @@ impl Explanations {
                 return telling.done(image, Pull::Fails, &meaning).await;
             }
         };
-        telling.step(steps::route(&route)).await;
+        telling.step(steps::route(&route, self.store.as_deref())).await;
         let RulesStep { data, denied_by, held_by } = steps::rules(&self.rules.get(), &route);
         telling.step(data).await;
         if let Some(rule) = denied_by {

@@ -129,6 +129,7 @@ pub(super) struct RequestEntry<'a> {
     outcome: &'static str,
     status: u16,
     sent: u64,
+    redirected_bytes: Option<u64>,
     complete: bool,
     duration_seconds: f64,
     first_byte_seconds: f64,
@@ -160,6 +161,7 @@ impl<'a> RequestEntry<'a> {
             outcome: request.outcome.as_str(),
             status: request.status,
             sent: request.sent,
+            redirected_bytes: request.redirected,
             complete: request.is_complete,
             duration_seconds: seconds(request.duration),
             first_byte_seconds: seconds(request.first_byte),
@@ -190,6 +192,7 @@ struct PullEntry<'a> {
     outcome: &'static str,
     requests: usize,
     sent: u64,
+    redirected_bytes: u64,
     upstream_bytes: u64,
     duration_seconds: f64,
     /// Of the request that failed last.
@@ -215,6 +218,7 @@ impl<'a> PullEntry<'a> {
             outcome: pull.outcome().as_str(),
             requests: pull.len(),
             sent: pull.sent(),
+            redirected_bytes: pull.redirected(),
             upstream_bytes: pull.received(),
             duration_seconds: seconds(pull.duration()),
             status: failed.map(|request| request.status),
@@ -316,7 +320,7 @@ mod tests {
         let digest = format!("sha256:{}", "b".repeat(64));
         history.add(FinishedRequest::of_test(1, now));
         let blob = FinishedRequest::of_test(2, now).about(Operation::Blob, &digest);
-        history.add(FinishedRequest { pull: Some(1), ..blob.failed(504, "upstream_timeout") });
+        history.add(FinishedRequest { pull: Some(1), redirected: Some(7), ..blob.failed(504, "upstream_timeout") });
         let query = || Query::parse(None, Sight { of_clients: false }, &[]).unwrap();
         let read = async |response: Response<ApiBody>| -> serde_json::Value {
             serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
@@ -326,6 +330,7 @@ mod tests {
         let pulls = read(pulls(history.clone(), query(), turn().await).await.unwrap()).await;
         let pull = &pulls["pulls"][0];
         assert_eq!((&pull["id"], &pull["requests"], &pull["sent"]), (&"00000007-1".into(), &2.into(), &200.into()));
+        assert_eq!(pull["redirected_bytes"], 7);
         assert_eq!((&pull["outcome"], &pull["failure"]), (&"error".into(), &"upstream_timeout".into()));
         assert!(pulls["next"].is_null());
         let requests = read(requests(history, query(), turn().await).await.unwrap()).await;

@@ -344,3 +344,30 @@ fn a_cluster_that_this_forebay_is_no_part_of_is_warned_of() {
         "{warnings:#?}"
     );
 }
+
+#[test]
+fn redirects_that_no_client_gets_are_warned_of() {
+    let store = |keys: &str| format!("[store]\nurl = \"s3://a\"\nendpoint = \"http://s3.lan\"\n{keys}\n");
+    let upstream = |keys: &str| format!("[[upstream]]\nname = \"docker.io\"\n{keys}\n");
+    let (redirect, clients) = ("redirect = true", "redirect_clients = [\"10.0.0.0/8\"]");
+    let secure = format!("{clients}\nredirect_endpoint = \"https://s3.example\"");
+    for (keys, of_upstream, tls, words) in [
+        (clients, redirect, false, &[][..]),
+        ("", "", false, &[]),
+        ("", redirect, false, &["upstream[0].redirect: no client is redirected: write the networks", "[store]"]),
+        (clients, "", false, &["store.redirect_clients: no client is redirected: write redirect = true"]),
+        (
+            "redirect_endpoint = \"https://s3.example\"",
+            "",
+            false,
+            &["store.redirect_endpoint: no client is redirected"],
+        ),
+        (clients, redirect, true, &["store.endpoint: clients that come over TLS are served from here"]),
+        (&secure, redirect, true, &[]),
+    ] {
+        let mut config = config(&(upstream(of_upstream) + &store(keys)));
+        config.server.tls =
+            tls.then(|| TlsConfig { certificate: "tls.crt".into(), key: "tls.key".into(), client_ca: None });
+        assert_told(&config, &facts(), words);
+    }
+}

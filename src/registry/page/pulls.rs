@@ -93,6 +93,7 @@ fn result(pull: &Pull) -> String {
     let words = match pull.outcome() {
         Outcome::Hit | Outcome::Revalidated => "from the cache",
         Outcome::Stale => "from the cache, since the registry did not answer",
+        Outcome::Redirected => "from the object store",
         Outcome::Joined => "from the registry, with the pull of another client",
         Outcome::Miss | Outcome::Bypass | Outcome::Error => "from the registry",
     };
@@ -123,6 +124,7 @@ mod tests {
         for (request, expected) in [
             (of(1), "from the cache"),
             (FinishedRequest { outcome: Outcome::Miss, ..of(1) }, "from the registry"),
+            (FinishedRequest { outcome: Outcome::Redirected, ..of(1) }, "from the object store"),
             (FinishedRequest { outcome: Outcome::Stale, ..of(1) }, "from the cache, since the registry did not answer"),
             (of(1).failed(404, "manifest_unknown"), "not: the response was 404"),
             (of(1).failed(200, "client_left"), "in part: the connection ended early"),

@@ -56,7 +56,7 @@ async fn an_image_is_explained_and_nothing_is_cached_for_it() {
     let route = json!({
         "step": "route", "upstream": UPSTREAM, "repository": "team/app", "reference": "1", "by": "default",
         "access": "shared", "credentials": "own", "user": "ci-bot", "paused_since": null, "problem": null,
-        "credentials_from": mirror.config().cache.directory.with_file_name("bot.password"),
+        "redirects": null, "credentials_from": mirror.config().cache.directory.with_file_name("bot.password"),
     });
     assert_eq!(steps["route"], route);
     assert_eq!((&steps["rules"]["matching"], &steps["rules"]["denied_by"]), (&json!([]), &Value::Null));

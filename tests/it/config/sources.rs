@@ -98,6 +98,7 @@ fn one_value_is_a_list_of_one_for_every_list() {
             "[server]\nlisten = {}\ntrusted_networks = {}\nallowed_hosts = {}\n[admin]\nallowed_hosts = {}\n\
              [access]\nhtpasswd = \"htpasswd\"\npush_users = {}\n[[upstream]]\nname = \"a.b\"\nurls = {}\naliases = {}\n\
              hosts = {}\nrealms = {}\n[cluster]\npeers = {}\nkey_file = \"cluster.key\"\n\
+             [store]\nurl = \"s3://a\"\nredirect_clients = {}\n\
              [[warm]]\nimages = {}\nat = \"02:00\"\nplatforms = {}\n",
             value(":5000"),
             value("10.0.0.0/8"),
@@ -109,6 +110,7 @@ fn one_value_is_a_list_of_one_for_every_list() {
             value("hub.lan"),
             value("auth.b"),
             value("dns:peers.lan:5000"),
+            value("10.0.0.0/8"),
             value("a.b/c"),
             value("linux/arm64")
         )

@@ -19,6 +19,7 @@ use crate::{
     oci::Reference,
     route::ImageRoute,
     rule::{Rules, Subject, TagRules},
+    store,
     upstream::{Error, ExplainedAuthorization, ExplainedHead, ExplainedStep, Upstream},
 };
 
@@ -34,7 +35,8 @@ pub(super) struct RulesStep {
     pub held_by: Option<String>,
 }
 
-pub(super) fn route(route: &ImageRoute<Upstream>) -> Value {
+/// `store`: the object store, where there is one.
+pub(super) fn route(route: &ImageRoute<Upstream>, store: Option<&store::Config>) -> Value {
     let ImageRoute { upstream, repository, reference, by } = route;
     let (access, credentials) = match (upstream.uses_client_credentials(), upstream.has_credentials()) {
         (true, _) => ("client", "client"),
@@ -52,8 +54,15 @@ pub(super) fn route(route: &ImageRoute<Upstream>) -> Value {
         "user": upstream.account(),
         "credentials_from": upstream.credential_place(),
         "paused_since": upstream.paused_since().map(time),
+        "redirects": store.filter(|store| upstream.redirects() && !store.redirect_clients.is_empty()).map(redirects),
         "problem": null,
     })
+}
+
+/// Which clients get blobs over 1 MiB from the object store, and where.
+fn redirects(store: &store::Config) -> Value {
+    let clients: Vec<String> = store.redirect_clients.iter().map(ToString::to_string).collect();
+    json!({ "clients": clients, "endpoint": store.clients_endpoint() })
 }
 
 /// The name leads nowhere.
