@@ -300,7 +300,7 @@ mod tests {
         let upstream = |access, store| upstream::Config {
             access,
             store,
-            ..upstream::Config::new("x", "https://x.example".parse().unwrap())
+            ..upstream::Config::new("x", vec!["https://x.example".parse().unwrap()])
         };
         let client = || Access::Client { ttl: Duration::ZERO, grace: Duration::ZERO };
         let (shared, not_shared) = (upstream(Access::Shared, true), upstream(Access::Shared, false));
