@@ -182,7 +182,7 @@ impl App {
             client_rates,
             tls: tls.clone(),
             cluster: cluster.clone(),
-            redirects: presence.map(Redirects::new),
+            redirects: presence.map(|presence| Redirects::new(presence, tasks.clone(), end.clone())),
         };
         let disk = store.clone();
         tasks.spawn(history.clone().keep_sums(move || disk.status().usage.total(), end.clone()));

@@ -8,9 +8,11 @@
 //! writes, since a full store can still be read; no credential is in an error, in a log line, or in an object.
 
 mod breaker;
+mod check;
 mod config;
 mod credentials;
 mod direct_hosts;
+mod direct_uses;
 mod distrust;
 mod engine;
 mod error;
@@ -38,6 +40,7 @@ use tokio::time::Instant;
 use self::{
     breaker::{Breaker, Change, Pass, Weight},
     direct_hosts::DirectHosts,
+    direct_uses::DirectUses,
     distrust::{Distrust, WrongObjects},
     engine::Engine,
     health::HealthLog,
@@ -86,6 +89,7 @@ struct StoreInner {
     distrust: Distrust,
     /// Those that are to be deleted.
     wrong: WrongObjects,
+    direct_uses: DirectUses,
     known: Known,
     conditions: Conditions,
     journal: Journal,
@@ -166,6 +170,7 @@ impl Store {
             upkeep: Breaker::of_upkeep(),
             distrust: Distrust::default(),
             wrong: WrongObjects::default(),
+            direct_uses: DirectUses::default(),
             known: Known::default(),
             conditions: Conditions::default(),
             journal,

@@ -30,7 +30,7 @@ const SIGN_TIMEOUT: Duration = Duration::from_secs(1);
 impl Service {
     /// The response that sends a client to the object store, where its upstream may have that; `None`: it is served from here.
     pub(super) async fn redirect(&self, exchange: &mut Exchange<'_>, source: &Source) -> Option<Response<Body>> {
-        let Redirects { presence, returns } = self.redirects.as_ref()?;
+        let Redirects { presence, returns, checks } = self.redirects.as_ref()?;
         let (upstream, client) = (&source.upstream, exchange.peer().to_canonical());
         if exchange.by_peer || !presence.serves(client) {
             return None;
@@ -48,6 +48,7 @@ impl Service {
         let request = returns.request(client, &source.digest, range);
         if returns.has(&request, Instant::now()) {
             self.metrics.returned_after_redirect(upstream.name());
+            checks.begin(presence.store(), &name, &source.digest);
             return None;
         }
         let url = signed(presence.store(), &name, pool).await?;
@@ -56,6 +57,11 @@ impl Service {
         }
         let response = response::redirect(&source.digest, &url)?;
         returns.note(request, bytes, Instant::now());
+        // What is used stays, here and there.
+        presence.store().note_direct_use(&source.digest);
+        if cached.is_some() {
+            self.caches.blobs.note_used(&source.id());
+        }
         self.metrics.redirected(upstream.name(), bytes);
         exchange.record.outcome = Outcome::Redirected;
         exchange.record.redirected = Some(bytes);

@@ -11,6 +11,7 @@ use forebay_test_support::{
     fake_s3::FakeS3,
     manifest::{OCI_MANIFEST, asked, manifest},
     mirror::{Answer, Builder, Mirror, UPSTREAM},
+    raw::Raw,
     until::{bounded, until},
 };
 
@@ -455,4 +456,30 @@ async fn what_was_used_longest_ago_leaves_the_store_first() {
     let summary = text(&store, "usage/summary");
     assert_eq!(summary, format!("{} {now}\n", &digest(0).hex()[..16]));
     assert_eq!(mirror.metric("forebay_store_size_bytes", &[]).await, 700_000.0);
+}
+
+#[tokio::test]
+async fn what_clients_get_from_the_store_itself_counts_as_used() {
+    let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
+    let content = vec![7; 2 << 20];
+    let digest = registry.add_blob("team/app", content.clone());
+    store.put(&format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex()), content, 40 * 24 * HOUR);
+    let often = |config: &mut forebay::config::Config| {
+        at_once(config);
+        let store = config.store.as_mut().unwrap();
+        store.redirect_clients = vec!["127.0.0.0/8".parse().unwrap()];
+        store.max_size = Some(1 << 40);
+        store.times.usage_interval = Duration::from_millis(100);
+    };
+    let mirror = build(&registry, &store, "redirect = true\n").config(often).start().await;
+    let path = forebay_test_support::blob::path(&digest);
+    assert_eq!(Raw::get(mirror.address(), &path, &[]).await.status, 307);
+    let line = format!("{}\n", &digest.hex()[..16]);
+    let is_told = |content: &[u8]| String::from_utf8_lossy(content).contains(&line);
+    store
+        .wait_for("a list of usage", |objects| {
+            objects.iter().any(|(name, object)| name.starts_with("usage/") && is_told(&object.content))
+        })
+        .await;
+    assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 0);
 }

@@ -239,4 +239,9 @@ async fn a_client_that_got_wrong_bytes_there_gets_right_ones_here() {
     let get = async || follower().get(&url).send().await.expect("an answer").bytes().await.expect("it is whole");
     assert_eq!(get().await, wrong, "the client verifies what the store sends");
     assert_eq!(get().await, blob.bytes);
+    // It came back: forebay reads the object itself, and nobody is sent there any more.
+    until("it is found", async || forebay.metric("forebay_store_wrong_objects_total", &[]).await == 1.0).await;
+    for _ in 0..3 {
+        assert_eq!(get().await, blob.bytes);
+    }
 }

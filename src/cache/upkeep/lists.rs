@@ -40,16 +40,22 @@ impl Upkeep {
         let since = now.checked_sub(self.0.times.usage_interval).unwrap_or(SystemTime::UNIX_EPOCH);
         let since = u32::try_from(super::minutes(since)).unwrap_or_default();
         let disk = self.0.disk.clone();
+        let direct = self.0.objects.take_direct_uses();
         let text = super::blocking(move || {
             let used = disk.contents(|_, object| object.minute >= since);
-            list(used.filter_map(|(key, _)| key.front()))
+            let text = list(direct.iter().copied().chain(used.filter_map(|(key, _)| key.front())));
+            (text, direct)
         });
-        let text = text.await;
+        let (text, direct) = text.await;
         if text.is_empty() {
             return Ok(());
         }
         let name = ObjectName::new(format!("{LISTS}{}/{}", self.0.process, hours(now)));
-        self.0.objects.put(&name, text.into(), IfPresent::Replace).await
+        let told = self.0.objects.put(&name, text.into(), IfPresent::Replace).await;
+        if told.is_err() {
+            self.0.objects.put_back_direct_uses(direct);
+        }
+        told
     }
 
     /// Puts the lists of all forebays together.
