@@ -287,7 +287,9 @@ impl Api {
             |name: &str| upstreams.iter().any(|upstream| **upstream.name() == *name && is_of_clients(upstream));
         match action.resource {
             Resource::Config => no_parameters().map(|()| text(StatusCode::OK, config.for_sight(sight))),
-            Resource::Cluster => cluster::answer(of_cluster.as_ref(), query, turn.await?).await,
+            Resource::Cluster => {
+                cluster::answer((of_cluster.as_ref(), status.object_store()), query, turn.await?).await
+            }
             Resource::Status => no_parameters().map(|()| json(&status.document(&upstreams, sight))),
             Resource::Upstreams => no_parameters().map(|()| json(&upstreams::document(&upstreams))),
             Resource::UpstreamTest(name) => no_parameters().and_then(|()| tests.run(&upstreams, &name)),

@@ -10,6 +10,7 @@ mod failures;
 mod health;
 mod images;
 mod now;
+mod object_store;
 mod pulls;
 mod reader;
 mod registries;

@@ -1,5 +1,7 @@
 //! `forebay status --cluster`: the members of the cluster, and what each owns.
 
+use std::time::SystemTime;
+
 use forebay::visible::printable;
 use serde_json::Value;
 
@@ -9,7 +11,7 @@ use super::{
     control,
     output::{print, print_json},
     running::RunningArguments,
-    text,
+    status, text,
 };
 
 /// # Errors
@@ -25,7 +27,7 @@ pub(super) fn run(running: &RunningArguments) -> Result<(), Failure> {
     }
     match running.json {
         true => print_json(&cluster)?,
-        false => print(&page(&cluster))?,
+        false => print(&page(&cluster, SystemTime::now()))?,
     }
     match members(&cluster).filter(|member| member["state"] != "ok").count() {
         0 => Ok(()),
@@ -38,7 +40,7 @@ fn members(cluster: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The cluster for a person.
-fn page(cluster: &Value) -> String {
+fn page(cluster: &Value, now: SystemTime) -> String {
     let mut table = Columns::new(["MEMBER", "STATE", "ZONE", "OWNS", "REQUESTS", "RECEIVED"]);
     for member in members(cluster) {
         let word = |key: &str| member[key].as_str().map_or_else(|| "-".to_owned(), printable);
@@ -63,7 +65,25 @@ fn page(cluster: &Value) -> String {
     if cluster["is_member"] != true {
         page += "this forebay is no member: it asks the members, and is asked by none\n";
     }
+    page += &format!("{}\n", received(cluster));
+    if cluster["store"].is_object() {
+        page += &format!("{}\n", status::store(&cluster["store"], now));
+    }
     page
+}
+
+/// What peers have sent, and from how far away.
+fn received(cluster: &Value) -> String {
+    let bytes = |member: &Value| member["received_bytes"].as_u64().unwrap_or_default();
+    let all: u64 = members(cluster).map(bytes).sum();
+    let is_elsewhere =
+        |member: &&Value| member["is_this"] != true && !member["zone"].is_null() && member["zone"] != cluster["zone"];
+    let elsewhere: u64 = members(cluster).filter(is_elsewhere).map(bytes).sum();
+    let mut line = format!("peers sent {}, which no registry had to send", text::bytes(all));
+    if !cluster["zone"].is_null() {
+        line += &format!("; {} of it came from other zones", text::bytes(elsewhere));
+    }
+    line
 }
 
 #[cfg(test)]
@@ -77,6 +97,7 @@ mod tests {
         let cluster = json!({
             "is_member": true,
             "zone": "a",
+            "store": { "url": "s3://images", "state": "ok", "waiting": 2, "last_failure": null },
             "members": [
                 {
                     "url": "http://n1:5000", "is_this": true, "state": "ok", "zone": "a",
@@ -86,13 +107,24 @@ mod tests {
                     "url": "http://n2:5000", "is_this": false, "state": "dead", "why": "it cannot be reached", "zone": null,
                     "share": 0.0, "requests": 7, "received_bytes": 2048,
                 },
+                {
+                    "url": "http://n3:5000", "is_this": false, "state": "ok", "zone": "b",
+                    "share": 0.488, "requests": 1, "received_bytes": 1024,
+                },
             ],
         });
-        let page = page(&cluster);
+        let page = page(&cluster, SystemTime::UNIX_EPOCH);
         let rows: Vec<Vec<&str>> =
             page.lines().map(|line| line.split("  ").map(str::trim).filter(|it| !it.is_empty()).collect()).collect();
         assert_eq!(rows[1], ["http://n1:5000", "this forebay", "a", "51.2 %", "-", "-"]);
         assert_eq!(rows[2], ["http://n2:5000", "dead", "-", "0.0 %", "7", "2.0 KiB"]);
-        assert_eq!(page.lines().skip(3).collect::<Vec<_>>(), ["http://n2:5000: it cannot be reached"]);
+        assert_eq!(
+            page.lines().skip(4).collect::<Vec<_>>(),
+            [
+                "http://n2:5000: it cannot be reached",
+                "peers sent 3.0 KiB, which no registry had to send; 1.0 KiB of it came from other zones",
+                "store  s3://images  ok  2 wait for their upload",
+            ]
+        );
     }
 }

@@ -121,7 +121,7 @@ fn page(status: &Value, now: SystemTime, width: Option<usize>) -> String {
 }
 
 /// How the object store is.
-fn store(store: &Value, now: SystemTime) -> String {
+pub(super) fn store(store: &Value, now: SystemTime) -> String {
     let word = |value: &Value| printable(value.as_str().unwrap_or_default());
     let mut line = format!("store  {}  {}", word(&store["url"]), word(&store["state"]));
     if let Some(waiting @ 1..) = store["waiting"].as_u64() {

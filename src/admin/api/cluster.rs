@@ -10,9 +10,9 @@ use super::{
 };
 use crate::cluster::{Cluster, MemberReport};
 
-/// `check=true`: asks each member first.
+/// `check=true`: asks each member first. `store`: how the object store is.
 pub(super) async fn answer(
-    cluster: Option<&Cluster>,
+    (cluster, store): (Option<&Cluster>, Option<Value>),
     query: Option<&str>,
     turn: Turn,
 ) -> Result<Response<ApiBody>, ApiError> {
@@ -22,16 +22,17 @@ pub(super) async fn answer(
     }
     let cluster = cluster.cloned();
     // The shares of many members take a while.
-    turn.document(move || serde_json::to_string(&document(cluster.as_ref()))).await
+    turn.document(move || serde_json::to_string(&document(cluster.as_ref(), store))).await
 }
 
 /// Without a cluster there are no members.
-fn document(cluster: Option<&Cluster>) -> Value {
+fn document(cluster: Option<&Cluster>, store: Option<Value>) -> Value {
     let members = cluster.map(Cluster::report).unwrap_or_default();
     json!({
         "is_configured": cluster.is_some(),
         "is_member": members.iter().any(|member| member.is_this),
         "zone": cluster.and_then(Cluster::zone).map(|zone| &**zone),
+        "store": store,
         "members": members.iter().map(entry).collect::<Vec<_>>(),
     })
 }

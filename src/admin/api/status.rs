@@ -60,6 +60,8 @@ struct Findings<'a> {
     incomplete: IncompletePins,
     upstreams: Vec<UpstreamFinding>,
     cluster: Health,
+    /// `None`: there is no object store.
+    objects: Option<store::Health>,
 }
 
 /// How an upstream is.
@@ -86,7 +88,7 @@ impl StatusSources {
             "config_reloaded": !findings.failed_reloads.contains(&"config"),
             "certificate_until": findings.certificate_until.map(time),
             "cache": cache(&store, findings.pinned),
-            "store": self.objects.as_ref().map(|(store, queue)| object_store(store, queue)),
+            "store": self.object_store(),
             "sums": {
                 "hour": sums(self.history.sums(Window::Hour)),
                 "day": sums(self.history.sums(Window::Day)),
@@ -97,6 +99,11 @@ impl StatusSources {
             "warm": warm::jobs_data(&jobs),
             "attention": all_attention(&findings, &jobs),
         })
+    }
+
+    /// How the object store is; `None`: there is none.
+    pub(super) fn object_store(&self) -> Option<Value> {
+        self.objects.as_ref().map(|(store, queue)| object_store(store, queue))
     }
 
     /// What a person should look at, in sentences: the most urgent first.
@@ -115,6 +122,7 @@ impl StatusSources {
             incomplete: self.inventory.incomplete_pins(),
             upstreams: upstreams.iter().map(upstream_finding).collect(),
             cluster: self.cluster.as_ref().map(Cluster::health).unwrap_or_default(),
+            objects: self.objects.as_ref().map(|(objects, _)| objects.health()),
         }
     }
 }
@@ -235,6 +243,7 @@ fn attention(findings: &Findings<'_>) -> Vec<String> {
     }
     sentences.extend(about_incomplete(&findings.incomplete));
     sentences.extend(about_cluster(&findings.cluster));
+    sentences.extend(findings.objects.as_ref().and_then(about_objects));
     sentences
 }
 
@@ -262,6 +271,17 @@ fn about_cluster(cluster: &Health) -> Vec<String> {
         sentences.push(format!("{what}; `forebay status --cluster` asks again and tells why"));
     }
     sentences
+}
+
+fn about_objects(store: &store::Health) -> Option<String> {
+    let what = match store.word {
+        "read-only" => "uploads to the object store fail",
+        "write-only" => "reads of the object store fail",
+        "down" => "the object store fails",
+        _ => return None,
+    };
+    let why = store.failure.as_ref().map(|(_, problem)| format!(" ({problem})")).unwrap_or_default();
+    Some(format!("{what}{why}: pulls go on without it, and uploads wait"))
 }
 
 fn about_disk(store: &StoreStatus) -> Option<String> {
@@ -314,6 +334,7 @@ mod tests {
                 incomplete,
                 upstreams,
                 cluster,
+                objects: None,
             })
         };
         let findings =
@@ -336,6 +357,21 @@ mod tests {
         ] {
             assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
         }
+    }
+
+    #[test]
+    fn an_object_store_that_fails_is_told() {
+        let about = |word, problem: Option<&str>| {
+            about_objects(&store::Health { word, failure: problem.map(|text| (SystemTime::now(), text.to_owned())) })
+        };
+        assert_eq!(about("ok", Some("it was slow once")), None);
+        assert_eq!(about("unknown", None), None);
+        assert_eq!(
+            about("read-only", Some("403 Denied")).as_deref(),
+            Some("uploads to the object store fail (403 Denied): pulls go on without it, and uploads wait")
+        );
+        assert!(about("down", None).unwrap().starts_with("the object store fails: "));
+        assert!(about("write-only", None).unwrap().starts_with("reads of "));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     cluster,
     failures::{self, Failures},
     health::Health,
-    pulls, registries,
+    object_store, pulls, registries,
     savings::Savings,
     transfers::Transfers,
 };
@@ -45,6 +45,9 @@ pub(super) async fn fragment(sources: &Sources, readers: &Readers, sight: Sight)
     failures.write(&mut html, now);
     registries::write(&mut html, &upstreams, &unconfigured, now);
     cluster::write(&mut html, sources.cluster.as_ref().map(Cluster::report).unwrap_or_default());
+    let objects = sources.status.objects.as_ref();
+    let objects = objects.map(|(store, queue)| (store.location().to_string(), store.health(), queue.len()));
+    object_store::write(&mut html, objects, now);
     transfers.write(&mut html);
     pulls::write(&mut html, &pulls, now);
     html
