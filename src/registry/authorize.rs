@@ -93,8 +93,7 @@ impl Service {
         let told = exchange.grant.tag_digest.as_ref();
         exchange.previous = resource.cached_digest().filter(|&cached| told.is_some_and(|told| told != cached)).cloned();
         let granted = match (&resource, exchange.grant.unproven) {
-            // Its response is what proves the grant.
-            (_, Some(_)) => upstream.without_peers(),
+            (_, Some(_)) => upstream.for_proof(),
             // Where only the content proves the grant, it has to come from the upstream.
             (Resource::Blob { digest, .. }, None) if exchange.grant.announced.is_none() => upstream.with_grant(digest),
             _ => upstream.clone(),

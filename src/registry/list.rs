@@ -47,6 +47,9 @@ impl Service {
         match self.caches.grants.authorize(&upstream, &repository, &resource, exchange.peer()).await {
             Ok(Grant { tag_digest, unproven, .. }) => {
                 tag.manifest.tag_digest = tag_digest;
+                if unproven.is_some() {
+                    tag.manifest.upstream = upstream.for_proof();
+                }
                 let (served, digest) = self.caches.lists.get_by_tag(&tag).await?;
                 if let (Some(asked_at), Some(digest)) = (unproven, digest) {
                     self.caches.grants.note_manifest_sent(&upstream, &repository, &digest, asked_at);

@@ -47,6 +47,8 @@ pub struct Upstream {
     pub(super) trace: RequestTrace,
     /// Whether its requests may be sent to peers.
     pub(super) peers: PeerUse,
+    /// Whether a response proves what a client may have.
+    pub(super) is_proof: bool,
     /// The blob that the upstream has just granted to the client.
     pub(super) granted: Option<Digest>,
     /// The download that it is for.
@@ -61,8 +63,8 @@ impl Upstream {
     pub fn new(config: &Config, context: Context) -> Result<Self, SetupError> {
         let state = Arc::new(UpstreamState::new(config, &context)?);
         let (via_mirrors, client, trace, peers) = (None, None, RequestTrace::default(), PeerUse::default());
-        let (via, mode, granted, transfer_log) = (Via::Ours, RequestMode::Normal, None, None);
-        Ok(Self { state, via, via_mirrors, mode, client, trace, peers, granted, transfer_log })
+        let (via, mode, is_proof, granted, transfer_log) = (Via::Ours, RequestMode::Normal, false, None, None);
+        Ok(Self { state, via, via_mirrors, mode, client, trace, peers, is_proof, granted, transfer_log })
     }
 
     /// Checks the file of an upstream's credentials, if any. Blocks on it.
@@ -130,7 +132,17 @@ impl Upstream {
         Self { peers: PeerUse::Never, via_mirrors, ..self.clone() }
     }
 
-    /// Of the registry alone, as for what proves what a client may have.
+    /// Its response proves what a client may have: neither a peer nor the object store may give it.
+    pub(crate) fn for_proof(&self) -> Self {
+        Self { peers: PeerUse::Never, is_proof: true, ..self.clone() }
+    }
+
+    /// Whether [`Upstream::for_proof`] made it.
+    pub(crate) fn is_for_proof(&self) -> bool {
+        self.is_proof
+    }
+
+    /// Of the registry, or of the object store.
     pub(crate) fn without_peers(&self) -> Self {
         Self { peers: PeerUse::Never, ..self.clone() }
     }

@@ -90,6 +90,7 @@ impl ManifestCache {
             head,
             may_cycle: request.upstream.may_be_loop(),
             asks_peers: request.asks_peers(),
+            is_for_proof: request.upstream.is_for_proof(),
             writes: self.0.tags.writes(request.upstream.name(), &request.repository),
         }
     }

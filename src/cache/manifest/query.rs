@@ -21,6 +21,8 @@ pub(super) struct ManifestQuery {
     pub may_cycle: bool,
     /// It is sent to a peer: what serves a peer must not wait for it.
     pub asks_peers: bool,
+    /// The response is the registry's own, not one of the object store.
+    pub is_for_proof: bool,
     /// How many changes forebay had made to the repository when the request was made. A request from before a change
     /// must not be joined after it.
     pub writes: u64,
@@ -29,7 +31,7 @@ pub(super) struct ManifestQuery {
 impl ManifestQuery {
     /// The key under which a 404 is remembered. A `HEAD` that finds nothing is always followed by a `GET`.
     pub(super) fn not_found_key(&self) -> Self {
-        Self { head: false, may_cycle: false, asks_peers: false, ..self.clone() }
+        Self { head: false, may_cycle: false, asks_peers: false, is_for_proof: false, ..self.clone() }
     }
 
     /// The same request, before or after any change.

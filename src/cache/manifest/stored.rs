@@ -38,9 +38,10 @@ use crate::{
 };
 
 impl ManifestCache {
-    /// The store, if the content of this upstream is there.
+    /// The store, if the content of this upstream is there, and the request may be answered by it.
     fn tier(&self, request: &ManifestRequest) -> Option<&ObjectTier> {
-        request.upstream.object_store().and(self.0.tier.as_ref())
+        let store = request.upstream.object_store().filter(|_| !request.upstream.is_for_proof());
+        store.and(self.0.tier.as_ref())
     }
 
     /// The record of a tag that this client may be served from, and its freshness: that of the store if there is none here.

@@ -9,6 +9,7 @@ pub mod password_attempts;
 pub mod peers;
 pub mod push;
 pub mod rate_limit;
+pub mod stored;
 pub mod tags;
 
 use bytes::Bytes;
