@@ -137,7 +137,7 @@ impl Removal {
                 continue;
             }
             if let Some(tag) = name.tag_key() {
-                self.manifests.remove_tag(&tag).await;
+                self.manifests.remove_tag(&tag, upstreams).await;
             }
             self.inventory.remove(&name);
             let _ = steps.send(RemovalStep::Image(name)).await;

@@ -25,7 +25,7 @@ pub(crate) struct Error {
 }
 
 impl Error {
-    pub(super) fn new(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, text: text.into(), is_local: false }
     }
 

@@ -21,6 +21,8 @@ pub(crate) enum ErrorKind {
     Failed,
     /// It refuses this one request: another one may succeed.
     Refused,
+    /// The object has more bytes than it may have.
+    TooLong,
     /// It was not asked, since it failed lately.
     NotAsked,
 }
@@ -28,7 +30,7 @@ pub(crate) enum ErrorKind {
 impl ErrorKind {
     /// Whether the store is not as it should be.
     pub(crate) fn is_outage(self) -> bool {
-        !matches!(self, Self::Missing | Self::Exists | Self::Refused | Self::NotAsked)
+        !matches!(self, Self::Missing | Self::Exists | Self::Refused | Self::TooLong | Self::NotAsked)
     }
 
     pub(super) fn result(self) -> Option<StoreResult> {
@@ -41,7 +43,7 @@ impl ErrorKind {
             Self::Denied => StoreResult::Denied,
             Self::Failed => StoreResult::Failed,
             Self::Refused => StoreResult::Refused,
-            Self::NotAsked => return None,
+            Self::TooLong | Self::NotAsked => return None,
         })
     }
 }

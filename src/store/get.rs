@@ -208,12 +208,12 @@ impl Store {
     /// All of an object of at most `max` bytes, within `limit`. Its bytes are to be verified.
     ///
     /// # Errors
-    /// As [`Store::get`]; or it is longer, or broke.
+    /// As [`Store::get`]; `TooLong`; or it broke.
     pub(crate) async fn get_small(&self, name: &ObjectName, max: usize, limit: Duration) -> Result<Bytes, Error> {
         let end = Instant::now() + limit;
         let mut object = self.get_within(limit.min(FIRST_BYTE_TIMEOUT), name, Part::default()).await?;
         let read = async {
-            let too_long = || Error::new(ErrorKind::Failed, format!("the object {name} has more than {max} bytes"));
+            let too_long = || Error::new(ErrorKind::TooLong, format!("the object {name} has more than {max} bytes"));
             if object.len > max as u64 {
                 return Err(too_long());
             }

@@ -302,6 +302,43 @@ async fn what_the_store_says_after_a_push_is_not_believed() {
         .await;
 }
 
+/// Whoever may pull can make names up.
+#[tokio::test]
+async fn tags_that_clients_make_up_cost_the_store_no_removal() {
+    let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = build(&registry, &store, "push = true\n").start().await;
+    pull_and_wait(&mirror, &store, &image).await;
+    let lists = store.count("LIST", "tags/");
+    for number in 0..20 {
+        assert_eq!(get(&mirror, format!("made-up-{number}")).await.status, 404);
+    }
+    assert_eq!((store.count("LIST", "tags/"), store.count("DELETE", "tags/")), (lists, 0));
+    // Nor while the store is down, when forebay cannot know whether it has them.
+    store.fail(Some(503));
+    for number in 0..20 {
+        assert_eq!(get(&mirror, format!("more-{number}")).await.status, 404);
+    }
+    let noted =
+        fs::read_to_string(mirror.cache_dir().with_file_name("state").join("store-removals")).unwrap_or_default();
+    assert_eq!(noted, "");
+}
+
+#[tokio::test]
+async fn a_push_at_an_upstream_without_the_store_tells_it_nothing() {
+    let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
+    let image = registry.add_image("team/app", "1", &[b"layer"]);
+    let mirror = build(&registry, &store, "push = true\nstore = false\n").start().await;
+    assert_eq!(push(&mirror, &image).await, 201);
+    assert_eq!(get(&mirror, 2).await.status, 404);
+    assert_eq!(mirror.request(Method::DELETE, &manifest(&image.manifest), &[]).await.status, 202);
+    for prefix in ["tags/", "manifests/"] {
+        for method in ["LIST", "GET", "HEAD", "PUT", "DELETE"] {
+            assert_eq!(store.count(method, prefix), 0, "{method} {prefix}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_deleted_manifest_does_not_come_back_from_the_store() {
     let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);

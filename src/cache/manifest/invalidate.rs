@@ -23,15 +23,18 @@ impl ManifestCache {
     pub(crate) async fn forget_tag(&self, upstream: &Upstream, repository: &Repository, tag: &Tag) {
         // Any class: the records of all classes are removed.
         let class = Accept::from_headers(&HeaderMap::new()).class();
+        let is_in_store = upstream.object_store().is_some();
         let (visibility, upstream) = (Visibility::of(upstream), upstream.name().clone());
         let (repository, tag) = (repository.clone(), tag.clone());
-        self.0.tags.forget(&TagKey { visibility, upstream, repository, tag, class }).await;
+        self.0.tags.forget(&TagKey { visibility, upstream, repository, tag, class }, is_in_store).await;
     }
 
-    /// An operator removed a tag from the cache. What an import froze is not there any more.
-    pub(crate) async fn remove_tag(&self, key: &TagKey) {
+    /// An operator removed a tag from the cache. What an import froze is not there any more. `upstreams`: all of them.
+    pub(crate) async fn remove_tag(&self, key: &TagKey, upstreams: &[Upstream]) {
         self.end_import(&TagName::from(key)).await;
-        self.0.tags.forget(key).await;
+        let is_its = |upstream: &&Upstream| *upstream.name() == key.upstream;
+        let is_in_store = upstreams.iter().find(is_its).is_some_and(|upstream| upstream.object_store().is_some());
+        self.0.tags.forget(key, is_in_store).await;
     }
 
     /// An operator removed a manifest from the cache: for the clients of all of these upstreams.
@@ -54,7 +57,7 @@ impl ManifestCache {
         // A request may have read the file before it was removed.
         self.forget_in_memory(upstream, &id);
         self.0.tags.forget_pointing_at(id.visibility, upstream.name(), repository, digest).await;
-        if let Some(tier) = &self.0.tier {
+        if let (Some(tier), Some(_)) = (&self.0.tier, upstream.object_store()) {
             tier.remove_manifest(&id, (upstream.name(), repository)).await;
         }
     }

@@ -83,7 +83,7 @@ impl ManifestCache {
         let (now, confirmed) = (record.digest.clone(), record.confirmed);
         let others = self.0.tags.other_classes(&key, upstream.registry()).await;
         if others.iter().any(|(other, _)| other.digest != now) {
-            self.0.tags.forget(&key).await;
+            self.0.tags.forget(&key, upstream.object_store().is_some()).await;
             let query = self.query(&request, &Reference::Tag(tag.clone()), true);
             self.0.tags.put(&request, &query, record).await;
         }

@@ -15,7 +15,12 @@ use std::{
 use tokio::time::Instant;
 
 use self::memory::{MAX_CLASSES, MAX_RECORDS, MemoryRecord, RecordMemory};
-use super::{background_writer::BackgroundWriter, query::ManifestQuery, request::ManifestRequest, stored::ObjectTier};
+use super::{
+    background_writer::BackgroundWriter,
+    query::ManifestQuery,
+    request::ManifestRequest,
+    stored::{MAX_SKEW, ObjectTier},
+};
 use crate::{
     cache::{
         DiskStore, Inventory, ReloadableConfig, Visibility,
@@ -306,7 +311,9 @@ impl TagRecords {
     /// Takes over what the object store says of a tag, if it counts more than what is here: of two records the later one does.
     /// `writes`: the changes that had been made before. Returns whether.
     pub(super) async fn take_stored(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) -> bool {
-        let is_outdated = self.writes.changed(&key.upstream, &key.repository).is_some_and(|at| record.confirmed <= at);
+        // The forebay that wrote it may have a clock that is ahead.
+        let is_outdated =
+            self.writes.changed(&key.upstream, &key.repository).is_some_and(|at| record.confirmed <= at + MAX_SKEW);
         if is_outdated || self.writes(&key.upstream, &key.repository) != writes {
             return false;
         }
@@ -380,10 +387,11 @@ impl TagRecords {
     }
 
     /// A tag was changed: nothing that the change outdates is left in memory, on disk, or on the way there.
-    pub(super) async fn forget(&self, key: &TagKey) {
+    /// `is_in_store`: nor in the object store, where records of this upstream are.
+    pub(super) async fn forget(&self, key: &TagKey, is_in_store: bool) {
         self.begin_change(&key.upstream, &key.repository).await;
         self.remove_records(key).await;
-        if let Some(tier) = &self.tier {
+        if let Some(tier) = self.tier.as_ref().filter(|_| is_in_store) {
             tier.remove_tag(key).await;
         }
         self.end_change(&key.upstream, &key.repository, [key]);
@@ -438,7 +446,7 @@ impl TagRecords {
         self.first_seen.note_absent(key).await;
         self.remove_records(key).await;
         if let Some(tier) = &self.tier {
-            tier.remove_missing_tag(key).await;
+            tier.remove_missing_tag(key);
         }
     }
 

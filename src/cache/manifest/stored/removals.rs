@@ -4,12 +4,12 @@
 //! is bounded.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -97,6 +97,22 @@ fn visibility_of(word: &str) -> Option<Visibility> {
     Visibility::ALL.into_iter().find(|visibility| self::word(*visibility) == word)
 }
 
+/// Puts a repository in the place of several of its tags.
+fn join_tags(pending: &mut HashSet<Removal>) {
+    let mut tags: HashMap<Removal, usize> = HashMap::new();
+    for removal in &*pending {
+        if let Removal::Tag(key) = removal {
+            *tags.entry(Removal::of_repository(key)).or_default() += 1;
+        }
+    }
+    tags.retain(|_, count| *count > 1);
+    pending.retain(|removal| match removal {
+        Removal::Tag(key) => !tags.contains_key(&Removal::of_repository(key)),
+        Removal::Repository { .. } | Removal::Manifest(_) => true,
+    });
+    pending.extend(tags.into_keys());
+}
+
 /// What is still to be removed. A cheap handle.
 #[derive(Clone)]
 pub(super) struct Removals(Arc<RemovalsInner>);
@@ -107,15 +123,17 @@ struct RemovalsInner {
     count: AtomicUsize,
     /// `None`: there is no state directory, and a restart forgets them.
     state: Option<PathBuf>,
-    /// One write of the file at a time.
-    file: Mutex<()>,
+    /// How often they changed.
+    changes: AtomicU64,
+    /// As of which change the file is. One write at a time.
+    file: Mutex<u64>,
 }
 
 impl Removals {
     /// Takes over what an earlier process left. Blocks.
     pub(super) fn read(state: Option<PathBuf>) -> Self {
-        let (pending, count, file) = Default::default();
-        let removals = Self(Arc::new(RemovalsInner { pending, count, state, file }));
+        let (pending, count, changes, file) = Default::default();
+        let removals = Self(Arc::new(RemovalsInner { pending, count, state, changes, file }));
         if let Some(state) = removals.0.state.as_deref().filter(|state| state.is_dir())
             && let Err(error) = removals.take_over(state)
         {
@@ -132,22 +150,31 @@ impl Removals {
         Ok(())
     }
 
-    /// What is to be removed from now on; returns whether there is room for it.
+    /// What is to be removed from now on; returns whether there is room for it. Where there is none, all records of a repository
+    /// are removed instead of those of several of its tags: they are written again.
     pub(super) fn add(&self, removal: &Removal) -> bool {
         let mut pending = self.0.pending.lock();
+        if pending.len() >= MAX_REMOVALS && !pending.contains(removal) {
+            join_tags(&mut pending);
+        }
         let has_room = pending.len() < MAX_REMOVALS || pending.contains(removal);
         if has_room {
             pending.insert(removal.clone());
         }
-        self.0.count.store(pending.len(), Ordering::SeqCst);
+        self.changed(&pending);
         has_room
+    }
+
+    fn changed(&self, pending: &HashSet<Removal>) {
+        self.0.count.store(pending.len(), Ordering::SeqCst);
+        self.0.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// It is removed.
     pub(super) fn done(&self, removal: &Removal) {
         let mut pending = self.0.pending.lock();
         pending.remove(removal);
-        self.0.count.store(pending.len(), Ordering::SeqCst);
+        self.changed(&pending);
     }
 
     pub(super) fn all(&self) -> Vec<Removal> {
@@ -166,14 +193,21 @@ impl Removals {
         self.0.count.load(Ordering::SeqCst) > 0 && self.0.pending.lock().contains(&Removal::Manifest(id.clone()))
     }
 
-    /// Writes the file anew.
+    /// Writes the file anew, unless one that has these changes was written meanwhile.
     pub(super) async fn write(&self) {
         let Some(state) = self.0.state.clone() else { return };
         let removals = self.clone();
+        let due = self.0.changes.load(Ordering::SeqCst);
         let write = move || {
-            let _turn = removals.0.file.lock();
+            let mut written = removals.0.file.lock();
+            if *written >= due {
+                return Ok(());
+            }
+            let changes = removals.0.changes.load(Ordering::SeqCst);
             let text: String = removals.all().iter().map(Removal::line).collect();
-            StateDirectory::open(&state).map_err(io::Error::other)?.write(STORE_REMOVALS, text.as_bytes())
+            StateDirectory::open(&state).map_err(io::Error::other)?.write(STORE_REMOVALS, text.as_bytes())?;
+            *written = changes;
+            Ok(())
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other).flatten();
         if let Err(error) = written {
@@ -225,8 +259,43 @@ mod tests {
     #[test]
     fn the_number_of_removals_is_bounded() {
         let removals = Removals::read(None);
-        let added = (0..MAX_REMOVALS + 10).filter(|number| removals.add(&Removal::of_tag(&tag(&format!("t{number}")))));
+        let manifest = |number: usize| {
+            Removal::Manifest(Visibility::Shared.key(&Digest::of(Algorithm::Sha256, &number.to_be_bytes())))
+        };
+        let added = (0..MAX_REMOVALS + 10).filter(|number| removals.add(&manifest(*number)));
         assert_eq!(added.count(), MAX_REMOVALS);
-        assert!(removals.add(&Removal::of_tag(&tag("t0"))), "it is there already");
+        assert!(removals.add(&manifest(0)), "it is there already");
+        assert!(!removals.add(&Removal::of_tag(&tag("1"))));
+    }
+
+    #[test]
+    fn many_tags_of_a_repository_are_one_removal() {
+        let removals = Removals::read(None);
+        let other = TagKey { repository: "team/other".parse().unwrap(), ..tag("1") };
+        removals.add(&Removal::of_tag(&other));
+        for number in 0..2 * MAX_REMOVALS {
+            assert!(removals.add(&Removal::of_tag(&tag(&format!("t{number}")))));
+        }
+        assert!(removals.all().len() <= MAX_REMOVALS);
+        for number in [0, MAX_REMOVALS, 2 * MAX_REMOVALS - 1] {
+            assert!(removals.has_tag(&tag(&format!("t{number}"))));
+        }
+        assert!(removals.has_tag(&other) && removals.0.pending.lock().contains(&Removal::of_tag(&other)));
+    }
+
+    #[tokio::test]
+    async fn a_hundred_changes_at_once_are_few_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let removals = Removals::read(Some(directory.path().join("state")));
+        for number in 0..100 {
+            removals.add(&Removal::of_tag(&tag(&format!("t{number}"))));
+        }
+        removals.write().await;
+        let written = std::fs::metadata(directory.path().join("state").join(STORE_REMOVALS)).unwrap();
+        assert_eq!(*removals.0.file.lock(), 100);
+        // All that wait for the turn find their changes written.
+        std::fs::remove_file(directory.path().join("state").join(STORE_REMOVALS)).unwrap();
+        removals.write().await;
+        assert!(!directory.path().join("state").join(STORE_REMOVALS).exists() && written.len() > 100);
     }
 }

@@ -57,8 +57,7 @@ impl ObjectTier {
     async fn read_now(&self, key: &TagKey) -> Result<Option<TagRecord>, crate::store::Error> {
         match self.0.objects.get_small(&Self::name(key), MAX_LEN, READ_TIMEOUT).await {
             Ok(object) => Ok(self.accept(key, &object)),
-            // It may be too long for a record.
-            Err(error) if matches!(error.kind, ErrorKind::Missing | ErrorKind::Failed) => Ok(None),
+            Err(error) if matches!(error.kind, ErrorKind::Missing | ErrorKind::TooLong) => Ok(None),
             Err(error) => Err(error),
         }
     }

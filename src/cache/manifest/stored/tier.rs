@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     oci::Repository,
     single_flight::SingleFlight,
-    store::{Error, ObjectName, Store},
+    store::{Error, ErrorKind, ObjectName, Store},
 };
 
 /// How long a client waits for the store before the registry is asked.
@@ -46,8 +46,8 @@ const MAX_KNOWN: u64 = 50_000;
 const MAX_READS: usize = 16;
 /// Locks for all tags. Tags that share a lock wait for each other.
 const LOCKS: usize = 64;
-/// How many pages of a listing a removal looks at.
-const MAX_PAGES: usize = 50;
+/// How many pages of a listing, of 1000 objects each, a removal looks at.
+const MAX_PAGES: usize = 10_000;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -116,12 +116,18 @@ impl ObjectTier {
         }
     }
 
-    /// The upstream has no such tag. One whose record has just been looked for in vain needs no removal.
-    pub(in crate::cache::manifest) async fn remove_missing_tag(&self, key: &TagKey) {
-        let known = self.known(key);
-        if known.says.is_some() || known.may_read(tokio::time::Instant::now()) {
-            self.remove_tag(key).await;
+    /// The upstream has no such tag. Clients make up names, so that only a record that is known to be there is removed, no client
+    /// waits for it, and one that cannot be removed now stays: it ages as one on the disk of another forebay.
+    pub(in crate::cache::manifest) fn remove_missing_tag(&self, key: &TagKey) {
+        if self.known(key).says.is_none() {
+            return;
         }
+        let (tier, removal) = (self.clone(), Removal::of_tag(key));
+        self.0.background.run(0, async move {
+            if let Err(error) = tier.remove_now(&removal).await {
+                tracing::debug!(?removal, %error, "a tag that is no more stays in the object store");
+            }
+        });
     }
 
     /// A manifest of a repository was deleted, and with it the tags that point at it. Those of other manifests are written
@@ -158,7 +164,16 @@ impl ObjectTier {
 
     /// Returns whether it is removed.
     async fn try_removal(&self, removal: &Removal) -> bool {
-        let removed = match removal {
+        let removed = self.remove_now(removal).await;
+        match &removed {
+            Ok(()) => self.0.removals.done(removal),
+            Err(error) => tracing::debug!(?removal, %error, "to be removed from the object store later"),
+        }
+        removed.is_ok()
+    }
+
+    async fn remove_now(&self, removal: &Removal) -> Result<(), Error> {
+        match removal {
             Removal::Tag(key) => {
                 let _lock = self.lock(key).await;
                 self.remove_records(&signed_record::prefix_of_tag(key), |_| true).await
@@ -168,12 +183,7 @@ impl ObjectTier {
                 self.remove_records(&prefix, |key| key.repository == *repository).await
             }
             Removal::Manifest(id) => self.0.objects.delete(&signed_record::manifest_name(id)).await,
-        };
-        match &removed {
-            Ok(()) => self.0.removals.done(removal),
-            Err(error) => tracing::debug!(?removal, %error, "to be removed from the object store later"),
         }
-        removed.is_ok()
     }
 
     async fn remove_records(&self, prefix: &str, is_it: impl Fn(&TagKey) -> bool) -> Result<(), Error> {
@@ -187,10 +197,10 @@ impl ObjectTier {
             }
             token = page.next;
             if token.is_none() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        Err(Error::new(ErrorKind::Failed, "the listing of a tag's records does not end"))
     }
 
     /// Never returns.

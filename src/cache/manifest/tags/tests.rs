@@ -90,7 +90,7 @@ async fn a_record_written_after_a_push_does_not_stay() {
     let tags = tags();
     tags.records.keep(&tags.key, tags.writes(), pointing_at("old")).await;
     assert_eq!(tags.digest().await, Some(pointing_at("old").digest.clone()), "the record is not on disk yet");
-    tags.records.forget(&tags.key).await;
+    tags.records.forget(&tags.key, false).await;
     assert_eq!(tags.digest().await, None);
     assert_eq!(tags.digest_on_disk().await, None);
 }
@@ -100,7 +100,7 @@ async fn a_record_from_before_a_push_replaces_no_later_one() {
     let tags = tags();
     let before = tags.writes();
     tags.records.keep(&tags.key, before, pointing_at("old")).await;
-    tags.records.forget(&tags.key).await;
+    tags.records.forget(&tags.key, false).await;
     tags.records.keep(&tags.key, tags.writes(), pointing_at("new")).await;
     tags.records.keep(&tags.key, before, pointing_at("late")).await;
     assert_eq!(tags.digest().await, Some(pointing_at("new").digest.clone()));
