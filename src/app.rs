@@ -52,7 +52,7 @@ use crate::{
 pub use self::{
     error::Error,
     fixed_keys::is_fixed_at_start,
-    loading::{Checked, check},
+    loading::{Checked, StorePing, check},
 };
 use self::{
     fixed_keys::{FixedKey, keep_fixed},

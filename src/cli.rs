@@ -34,6 +34,7 @@ mod running;
 mod screen;
 mod serve;
 mod status;
+mod store_line;
 mod systemd;
 mod terminal;
 mod text;

@@ -92,6 +92,11 @@ impl Cluster {
         })))
     }
 
+    /// Whether peers are configured: without them the key is for records in the object store alone.
+    pub(crate) fn has_peers(&self) -> bool {
+        self.0.membership.has_sources()
+    }
+
     /// Looks the DNS names up, again and again. Never returns.
     pub(crate) async fn watch(&self) -> std::convert::Infallible {
         self.0.membership.watch().await

@@ -180,8 +180,7 @@ impl Store {
         let shown = Arc::downgrade(&inner);
         inner.metrics.before_reading(move |metrics| {
             if let Some(inner) = shown.upgrade() {
-                let now = Instant::now();
-                metrics.store_up(inner.reads.would_admit(now), inner.writes.would_admit(now));
+                metrics.store_up(!inner.reads.is_open(), !inner.writes.is_open());
             }
         });
         Self(inner)
@@ -287,6 +286,7 @@ impl Store {
     ) -> Result<T, Error> {
         let pass = self.admit(lane)?;
         let result = within(limit, request).await;
+        let result = result.map_err(|error| error.of_place(operation));
         let (proved, failed) = lane.weights();
         let error = result.as_ref().err();
         self.count(operation, error);

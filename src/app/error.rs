@@ -116,7 +116,7 @@ impl Error {
             Self::ClusterTls(_) => Key::new("cluster").field("ca"),
             Self::ClusterPeers(_) => Key::new("cluster").field("peers"),
             Self::StoreTls(_) => Key::new("store").field("ca"),
-            Self::Store(store::SetupError::Keys { .. }) => Key::new("store").field("access_key_id_file"),
+            Self::Store(store::SetupError::Keys { key, .. }) => Key::new("store").field(key),
             Self::Store(_) => Key::new("store").field("url"),
             Self::Listen(_) => Key::new("server").field("listen"),
             Self::Admin { .. } => Key::new("admin").field("listen"),

@@ -30,6 +30,8 @@ use crate::{
 pub struct Checked {
     /// The upstreams that could be set up, in the file's order.
     pub upstreams: Vec<Upstream>,
+    /// The object store.
+    pub store: Option<StorePing>,
     /// Every key whose value, or whose file, cannot be used.
     pub errors: Vec<Error>,
 }
@@ -41,6 +43,11 @@ pub struct Checked {
 pub fn check(config: &Config) -> Checked {
     let access = AccessControl::load(&config.access).and_then(|_| auth::check_push_users(&config.access));
     let token_file = config.admin.token_file.as_deref().map_or(Ok(()), |file| TokenFile::load(file).map(drop));
+    let objects = Metrics::new().map_err(Error::from).and_then(|metrics| store(config, &metrics));
+    let (objects, objects_checked) = match objects {
+        Ok(objects) => (objects, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
     let checks: [Result<(), Error>; 8] = [
         token_file.map_err(Error::from),
         access.map_err(Error::from),
@@ -49,7 +56,7 @@ pub fn check(config: &Config) -> Checked {
         DiskStore::check(&config.cache).map_err(Error::from),
         proxy::check().map_err(Error::from),
         cluster(config).map(drop),
-        check_store(config),
+        objects_checked,
     ];
     let mut errors: Vec<Error> = checks.into_iter().filter_map(Result::err).collect();
     errors.extend(config.server.tls.iter().flat_map(ReloadableTls::check).map(Error::from));
@@ -68,7 +75,7 @@ pub fn check(config: &Config) -> Checked {
         }
         Err(error) => errors.push(error.into()),
     }
-    Checked { upstreams, errors }
+    Checked { upstreams, store: objects.map(StorePing), errors }
 }
 
 /// What all upstreams share. `pseudonym`: the name of this process in `Via`.
@@ -176,6 +183,18 @@ pub(super) fn presence(
     Some(Presence::new(objects.clone(), clients, tasks.clone(), end.clone()))
 }
 
-fn check_store(config: &Config) -> Result<(), Error> {
-    store(config, &Metrics::new()?).map(drop)
+/// Asks the object store whether it takes objects.
+pub struct StorePing(Store);
+
+impl StorePing {
+    /// Which store it is.
+    pub fn name(&self) -> String {
+        self.0.location().to_string()
+    }
+
+    /// # Errors
+    /// Why it does not.
+    pub async fn run(&self) -> Result<(), String> {
+        self.0.ping().await.map_err(|error| error.to_string())
+    }
 }

@@ -27,7 +27,7 @@ use super::{
 pub(super) struct Options {
     /// Fail if there are warnings.
     pub strict: bool,
-    /// Ask each upstream.
+    /// Ask each upstream, and the object store.
     pub online: bool,
     /// One JSON document in place of text.
     pub json: bool,
@@ -45,12 +45,14 @@ struct Report {
     notes: Vec<String>,
     /// Each upstream that was asked, and why it failed.
     online: Vec<(String, Option<String>)>,
+    /// The object store, if it was asked, and why it failed.
+    store: Option<(String, Option<String>)>,
 }
 
 /// Validates the configuration and the files it names.
 ///
 /// # Errors
-/// It cannot be used; with `strict` it has warnings; with `online` an upstream does not respond.
+/// It cannot be used; with `strict` it has warnings; with `online` an upstream or the object store does not respond.
 pub(super) fn run(arguments: &ConfigArguments, options: &Options) -> Result<(), Failure> {
     let mut report = Report::default();
     let checked = check(arguments, options, &mut report);
@@ -64,7 +66,7 @@ pub(super) fn run(arguments: &ConfigArguments, options: &Options) -> Result<(), 
 fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) -> Result<(), Failure> {
     let loaded = arguments.load().inspect_err(|error| report.errors = error.mistakes().to_vec())?;
     report.file.clone_from(&loaded.file);
-    let app::Checked { upstreams, errors } = app::check(&loaded.config);
+    let app::Checked { upstreams, store, errors } = app::check(&loaded.config);
     report.upstreams = upstreams.len();
     report.errors.extend(errors.iter().map(|error| error.mistake(&loaded)));
     report.check_authorities(&upstreams, &loaded, options)?;
@@ -78,11 +80,16 @@ fn check(arguments: &ConfigArguments, options: &Options, report: &mut Report) ->
         report.say()?;
     }
     if options.online {
-        report.online = ping(upstreams, options.json)?;
+        let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
+        report.online = runtime.block_on(ping(upstreams, options.json))?;
+        report.store = store.map(|store| runtime.block_on(ping_store(&store, options.json))).transpose()?;
         let failed = report.online.iter().filter(|(_, problem)| problem.is_some()).count();
         if failed > 0 {
             let total = report.online.len();
             return Err(Failure::Failed(anyhow::anyhow!("{failed} of {total} upstreams failed")));
+        }
+        if report.store.as_ref().is_some_and(|(_, problem)| problem.is_some()) {
+            return Err(Failure::Failed(anyhow::anyhow!("the object store failed")));
         }
     }
     match report.warnings.len() {
@@ -162,6 +169,7 @@ impl Report {
             "warnings": mistakes(&self.warnings),
             "notes": self.notes,
             "online": online.collect::<Vec<_>>(),
+            "store": self.store.as_ref().map(|(url, problem)| json!({ "url": url, "problem": problem })),
         })
     }
 }
@@ -178,33 +186,42 @@ fn bound(running: &Value) -> Ports {
 }
 
 /// Pings all upstreams concurrently, and tells the results in the file's order.
-fn ping(upstreams: Vec<Upstream>, as_json: bool) -> Result<Vec<(String, Option<String>)>, Failure> {
-    let runtime = Runtime::new().context("cannot start the runtime").map_err(Failure::Failed)?;
-    runtime.block_on(async {
-        let pings: Vec<_> = upstreams
-            .into_iter()
-            .map(|upstream| {
-                let (name, by_client) = (upstream.name().to_string(), upstream.uses_client_credentials());
-                (name, by_client, tokio::spawn(async move { upstream.ping().await }))
-            })
-            .collect();
-        let mut results = Vec::with_capacity(pings.len());
-        for (name, by_client, ping) in pings {
-            let answer = ping.await.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?));
-            let (line, problem) = match answer {
-                Ok(()) => (format!("{name}: ok"), None),
-                Err(error) if by_client && is_refusal(&error) => {
-                    (format!("{name}: ok (requires client credentials)"), None)
-                }
-                Err(error) => (format!("{name}: failed: {error:#}"), Some(format!("{error:#}"))),
-            };
-            if !as_json {
-                say(&line)?;
+async fn ping(upstreams: Vec<Upstream>, as_json: bool) -> Result<Vec<(String, Option<String>)>, Failure> {
+    let pings: Vec<_> = upstreams
+        .into_iter()
+        .map(|upstream| {
+            let (name, by_client) = (upstream.name().to_string(), upstream.uses_client_credentials());
+            (name, by_client, tokio::spawn(async move { upstream.ping().await }))
+        })
+        .collect();
+    let mut results = Vec::with_capacity(pings.len());
+    for (name, by_client, ping) in pings {
+        let answer = ping.await.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?));
+        let (line, problem) = match answer {
+            Ok(()) => (format!("{name}: ok"), None),
+            Err(error) if by_client && is_refusal(&error) => {
+                (format!("{name}: ok (requires client credentials)"), None)
             }
-            results.push((name, problem));
+            Err(error) => (format!("{name}: failed: {error:#}"), Some(format!("{error:#}"))),
+        };
+        if !as_json {
+            say(&line)?;
         }
-        Ok(results)
-    })
+        results.push((name, problem));
+    }
+    Ok(results)
+}
+
+/// Has the object store take an object, and tells the result.
+async fn ping_store(store: &app::StorePing, as_json: bool) -> Result<(String, Option<String>), Failure> {
+    let (name, problem) = (store.name(), store.run().await.err());
+    if !as_json {
+        say(&match &problem {
+            None => format!("{name}: ok"),
+            Some(problem) => format!("{name}: failed: {problem}"),
+        })?;
+    }
+    Ok((name, problem))
 }
 
 /// An upstream that requires client credentials may refuse an anonymous request.

@@ -11,7 +11,7 @@ use super::{
     control,
     output::{print, print_json},
     running::RunningArguments,
-    status, text,
+    store_line, text,
 };
 
 /// # Errors
@@ -21,7 +21,7 @@ pub(super) fn run(running: &RunningArguments) -> Result<(), Failure> {
     if !running.json && members(&cluster).next().is_none() {
         let why = match cluster["is_configured"] == true {
             true => "DNS has named no member of the cluster yet: the log of this forebay tells why",
-            false => "this forebay is in no cluster; [cluster] in its configuration names one: docs/cluster.md",
+            false => "this forebay has no peers; [cluster] in its configuration names them: docs/cluster.md",
         };
         return Err(Failure::Failed(anyhow::anyhow!(why)));
     }
@@ -67,7 +67,7 @@ fn page(cluster: &Value, now: SystemTime) -> String {
     }
     page += &format!("{}\n", received(cluster));
     if cluster["store"].is_object() {
-        page += &format!("{}\n", status::store(&cluster["store"], now));
+        page += &format!("{}\n", store_line::of(&cluster["store"], now));
     }
     page
 }

@@ -43,7 +43,7 @@ pub(super) enum ConfigCommand {
 pub(super) struct CheckArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Also ask each upstream, with a token if it wants one
+    /// Also ask each upstream, with a token if it wants one, and the object store
     #[arg(long)]
     online: bool,
     /// Exit with 1 if there are warnings

@@ -12,7 +12,7 @@ use super::{
     control,
     output::{print, print_json},
     running::RunningArguments,
-    text,
+    store_line, text,
 };
 
 #[derive(Debug, Args)]
@@ -103,7 +103,7 @@ fn page(status: &Value, now: SystemTime, width: Option<usize>) -> String {
     }
     lines.push(line);
     if status["store"].is_object() {
-        lines.push(store(&status["store"], now));
+        lines.push(store_line::of(&status["store"], now));
     }
     if let Some(until) = status["certificate_until"].as_str() {
         lines.push(format!("certificate until {}", printable(until)));
@@ -118,20 +118,6 @@ fn page(status: &Value, now: SystemTime, width: Option<usize>) -> String {
     let attention = status["attention"].as_array().into_iter().flatten().filter_map(Value::as_str);
     page.extend(attention.map(|sentence| line(format!("! {}", printable(sentence)))));
     page
-}
-
-/// How the object store is.
-pub(super) fn store(store: &Value, now: SystemTime) -> String {
-    let word = |value: &Value| printable(value.as_str().unwrap_or_default());
-    let mut line = format!("store  {}  {}", word(&store["url"]), word(&store["state"]));
-    if let Some(waiting @ 1..) = store["waiting"].as_u64() {
-        line += &format!("  {waiting} wait for their upload");
-    }
-    let failure = &store["last_failure"];
-    match failure.is_null() || store["state"] == "ok" {
-        true => line,
-        false => line + &format!("  {} ago: {}", text::age(&failure["at"], now), word(&failure["problem"])),
-    }
 }
 
 /// What came of the last run of a section of `[[warm]]`.

@@ -134,6 +134,11 @@ pub(crate) fn is_reached(listener: SocketAddr, address: SocketAddr, is_own: impl
 
 impl Membership {
     /// `listeners`: where this forebay listens.
+    /// Whether there are names or lists of members.
+    pub(super) fn has_sources(&self) -> bool {
+        !self.sources.is_empty()
+    }
+
     pub(super) fn new(config: &Config, listeners: Vec<SocketAddr>, clients: PeerClients) -> Result<Self, NoClient> {
         let own = Own { advertise: config.advertise.clone(), listeners, machine: Machine::find() };
         let sources = config.peers.clone();

@@ -39,7 +39,7 @@ impl fmt::Display for Death {
             Self::Unreachable => "it cannot be reached",
             Self::Silent => "it does not answer requests",
             Self::NoProof => {
-                "it does not take this forebay for a member, and its log says why: cluster.key_file or the clocks may differ"
+                "it does not take this forebay for a member, and its log says why: its cluster.key_file, its clock or its cluster.advertise may be another"
             }
         })
     }

@@ -3,7 +3,12 @@
 //! What must hold: no service for metadata is dialled unless the operator says so. The engine does that where it finds
 //! nothing else, and a service of the network would then get a say about what forebay reads.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use object_store::{aws::AwsCredential, client::CredentialProvider};
@@ -127,6 +132,11 @@ impl KeyFiles {
         Ok(files)
     }
 
+    /// Whether a key can be read from this file. Blocks.
+    pub(super) fn check(path: &Path) -> std::io::Result<()> {
+        key_in(path).map(drop)
+    }
+
     fn read(&self) -> std::io::Result<Arc<AwsCredential>> {
         let stamp = |path: &PathBuf| std::fs::metadata(path)?.modified();
         let stamps = [stamp(&self.access_key_id)?, stamp(&self.secret_access_key)?];
@@ -136,16 +146,9 @@ impl KeyFiles {
         {
             return Ok(credential.clone());
         }
-        let key = |path: &PathBuf| {
-            let text = small_file::read_text(path, MAX_KEY)?.trim().to_owned();
-            match text.is_empty() {
-                true => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty")),
-                false => Ok(text),
-            }
-        };
         let credential = Arc::new(AwsCredential {
-            key_id: key(&self.access_key_id)?,
-            secret_key: key(&self.secret_access_key)?,
+            key_id: key_in(&self.access_key_id)?,
+            secret_key: key_in(&self.secret_access_key)?,
             token: None,
         });
         *known = Some((stamps, credential.clone()));
@@ -155,6 +158,14 @@ impl KeyFiles {
     /// What was read last.
     fn last(&self) -> Option<Arc<AwsCredential>> {
         self.known.lock().as_ref().map(|(_, credential)| credential.clone())
+    }
+}
+
+fn key_in(path: &Path) -> std::io::Result<String> {
+    let text = small_file::read_text(path, MAX_KEY)?.trim().to_owned();
+    match text.is_empty() {
+        true => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty")),
+        false => Ok(text),
     }
 }
 

@@ -1,6 +1,10 @@
 //! The client of the store: `object_store`, as this forebay needs it.
 
-use std::{env, path::Path, sync::Arc};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use object_store::{
     BackoffConfig, ObjectStore, RetryConfig,
@@ -31,8 +35,9 @@ impl<T: ObjectStore + MultipartStore + PaginatedListStore + Signer> Engine for T
 pub enum SetupError {
     #[error(transparent)]
     NoCredentials(#[from] NoCredentials),
-    #[error("the keys cannot be read")]
-    Keys(#[source] std::io::Error),
+    /// `key`: which key of `[store]` names the file.
+    #[error("{} cannot be read", path.display())]
+    Keys { key: &'static str, path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Client(#[from] NoClient),
     #[error("{0}")]
@@ -105,7 +110,12 @@ pub(super) fn open(
 }
 
 fn key_files(access_key_id: &Path, secret_access_key: &Path) -> Result<KeyFiles, SetupError> {
-    KeyFiles::open(access_key_id.to_owned(), secret_access_key.to_owned()).map_err(SetupError::Keys)
+    for (key, path) in [("access_key_id_file", access_key_id), ("secret_access_key_file", secret_access_key)] {
+        KeyFiles::check(path).map_err(|source| SetupError::Keys { key, path: path.to_owned(), source })?;
+    }
+    let opened = KeyFiles::open(access_key_id.to_owned(), secret_access_key.to_owned());
+    // They were replaced just now.
+    opened.map_err(|source| SetupError::Keys { key: "access_key_id_file", path: access_key_id.to_owned(), source })
 }
 
 fn variable(name: &str) -> Option<String> {

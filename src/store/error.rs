@@ -10,7 +10,7 @@ use object_store::{
     client::{HttpError, HttpErrorKind},
 };
 
-use super::{error_kind::ErrorKind, status_error::StatusError};
+use super::{error_kind::ErrorKind, labels::StoreOperation, status_error::StatusError};
 use crate::error_chain::{ErrorChain, sources};
 
 /// The longest text of an error, in bytes.
@@ -41,6 +41,17 @@ impl Error {
             },
         };
         Self { kind, text, is_local: false }
+    }
+
+    /// There may be no such object; but if there is no place for one, the store is another than the configuration says.
+    pub(super) fn of_place(self, operation: StoreOperation) -> Self {
+        match (self.kind, operation) {
+            (ErrorKind::Missing, StoreOperation::Put | StoreOperation::List) => Self::new(
+                ErrorKind::Failed,
+                "it answered 404: is this the endpoint of a store, and is the bucket there?",
+            ),
+            _ => self,
+        }
     }
 
     /// Whether it is the store that fails, and not what it was asked for.

@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use object_store::{PutMode, PutOptions};
 
-use super::{Lane, REQUEST_TIMEOUT, Store, error_kind::ErrorKind, labels::StoreOperation, names::ObjectName};
+use super::{
+    IfPresent, Lane, REQUEST_TIMEOUT, Store, error::Error, error_kind::ErrorKind, labels::StoreOperation,
+    names::ObjectName,
+};
 
 /// Whether conditions are honoured. Before this is known they are not used.
 #[derive(Debug, Default)]
@@ -24,6 +27,17 @@ impl Conditions {
 }
 
 impl Store {
+    /// Writes an object and deletes it.
+    ///
+    /// # Errors
+    /// The store does not take objects.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        let name = ObjectName::new(format!("probes/{:016x}", random()));
+        let content = Bytes::from_static(b"forebay asks whether this store takes objects\n");
+        self.put(&name, content, IfPresent::Replace).await?;
+        self.delete(&name).await
+    }
+
     /// Creates an object twice: the second time must fail.
     pub(super) async fn probe(&self) {
         let name = ObjectName::new(format!("probes/{:016x}", random()));
@@ -41,10 +55,12 @@ impl Store {
         };
         let _ = self.delete(&name).await;
         match second {
-            Ok(_) => tracing::info!(%store, "the object store ignores conditions: forebay does without"),
+            Ok(_) => {
+                tracing::info!(%store, "the object store takes objects, and ignores conditions: forebay does without")
+            }
             Err(error) if error.kind == ErrorKind::Exists => {
                 self.0.conditions.0.store(true, Ordering::Relaxed);
-                tracing::info!(%store, "the object store honours conditions");
+                tracing::info!(%store, "the object store takes objects, and honours conditions");
             }
             Err(error) => tracing::warn!(%store, %error, "the object store does not take a first object"),
         }

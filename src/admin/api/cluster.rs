@@ -29,7 +29,7 @@ pub(super) async fn answer(
 fn document(cluster: Option<&Cluster>, store: Option<Value>) -> Value {
     let members = cluster.map(Cluster::report).unwrap_or_default();
     json!({
-        "is_configured": cluster.is_some(),
+        "is_configured": cluster.is_some_and(Cluster::has_peers),
         "is_member": members.iter().any(|member| member.is_this),
         "zone": cluster.and_then(Cluster::zone).map(|zone| &**zone),
         "store": store,

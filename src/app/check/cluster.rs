@@ -10,7 +10,8 @@ use crate::{
 };
 
 pub(super) fn warnings(config: &Config, facts: &Facts) -> Vec<Warning> {
-    let Some(cluster) = &config.cluster else { return Vec::new() };
+    // Without peers its key is for the object store alone.
+    let Some(cluster) = config.cluster.as_ref().filter(|cluster| !cluster.peers.is_empty()) else { return Vec::new() };
     let section = Key::new("cluster");
     let of_peers = section.field("peers");
     let mut found = Vec::new();

@@ -16,6 +16,7 @@ use crate::{
     cluster::Source,
     config::{Config, Key},
     machine::{Machine, is_own_address},
+    store::Credentials,
     transport::{CertificateFacts, bind},
     upstream::{self, CredentialSource},
 };
@@ -145,6 +146,11 @@ fn secrets(config: &Config) -> Vec<(Key, PathBuf, u32)> {
     files.extend(config.access.htpasswd.as_deref().map(|path| (Key::new("access").field("htpasswd"), path)));
     files.extend(config.push.key_file.as_deref().map(|path| (Key::new("push").field("key_file"), path)));
     files.extend(config.cluster.as_ref().map(|cluster| (Key::new("cluster").field("key_file"), &*cluster.key_file)));
+    if let Some(Credentials::Files { access_key_id: _, secret_access_key }) =
+        config.store.as_ref().map(|store| &store.credentials)
+    {
+        files.push((Key::new("store").field("secret_access_key_file"), secret_access_key));
+    }
     for (index, upstream) in config.upstreams.iter().enumerate() {
         match &upstream.credential {
             CredentialSource::Password { password_file, .. } => {
