@@ -25,6 +25,7 @@ mod labels;
 mod listing;
 mod location;
 mod names;
+mod patient;
 mod presence;
 mod probe;
 mod put;
@@ -233,6 +234,11 @@ impl Store {
     /// How long writes have to wait; `None`: they may be sent now.
     pub(crate) fn write_pause(&self) -> Option<Duration> {
         self.0.writes.pause(Instant::now())
+    }
+
+    /// For requests that nobody waits for.
+    pub(crate) fn patient(&self) -> patient::Patient<'_> {
+        patient::Patient(self)
     }
 
     /// An object had wrong bytes: it is not read again, and is deleted, so that right ones can take its place.

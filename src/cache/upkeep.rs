@@ -11,6 +11,7 @@ mod ages;
 mod lists;
 mod shelf;
 mod usage;
+mod walk;
 
 use std::{
     collections::HashMap,
@@ -25,8 +26,10 @@ use tokio::time::sleep;
 
 use self::{
     ages::{Ages, Eviction, hours},
-    shelf::{Shelf, key_of},
+    lists::Told,
+    shelf::Shelf,
     usage::Usage,
+    walk::Walk,
 };
 use super::{
     DiskStore, UploadQueue,
@@ -52,8 +55,8 @@ const MEMBER_TIME: Duration = Duration::from_secs(2);
 const MAX_JITTER: Duration = Duration::from_secs(5 * 60);
 /// How many contents that the store lacks are noted in a pass: as many as the queue of uploads takes.
 const MAX_MISSING: usize = 100_000;
-/// The shortest wait while the store refuses.
-const MIN_PAUSE: Duration = Duration::from_millis(200);
+/// After so many deletions in a row that the store refuses the others are left for the next time.
+const MAX_REFUSED: u32 = 10;
 const MINUTE: u64 = 60;
 
 /// A cheap handle.
@@ -72,20 +75,6 @@ struct UpkeepInner {
     pools: Mutex<Vec<Pool>>,
     /// In the names of this process's lists.
     process: String,
-}
-
-/// A listing that is under way.
-struct Walk {
-    prefix: String,
-    /// What the next page is asked for by.
-    token: Option<String>,
-    is_over: bool,
-}
-
-impl Walk {
-    fn of(shelf: Shelf) -> Self {
-        Self { prefix: shelf.prefix(), token: None, is_over: false }
-    }
 }
 
 /// What the store lacks.
@@ -135,20 +124,21 @@ impl Upkeep {
 
     /// Compares, uploads, and removes.
     async fn pass(&self) -> Result<(), Error> {
-        self.until_admitted().await;
         let max_size = self.0.max_size;
         let evicts = max_size.is_some() && self.0.cluster.as_ref().is_none_or(|cluster| cluster.owns(&EVICTION));
-        let usage = if evicts { self.collect_usage().await? } else { Usage::default() };
-        let (ages, missing) = self.compare(&usage).await?;
+        let told = if evicts { self.collect_usage().await? } else { Told::default() };
+        let (ages, missing) = self.compare(&told.usage).await?;
         self.0.metrics.store_size(ages.total);
         let uploaded = self.upload(missing, max_size.map(|max_size| ages.room(max_size)));
         let eviction = max_size.filter(|_| evicts).and_then(|max| ages.eviction(max, self.0.times.least_age));
         let evicted = match eviction {
-            Some(eviction) => self.evict(eviction, &usage).await?,
+            Some(eviction) => self.evict(eviction, &told.usage).await?,
             None => 0,
         };
         let (objects, bytes) = (ages.objects, ages.total);
         tracing::info!(objects, bytes, uploaded, evicted, "the object store was compared with the disk");
+        // A store that was full has room for it now.
+        self.sum_up(told).await;
         Ok(())
     }
 
@@ -156,8 +146,8 @@ impl Upkeep {
         let (mut ages, mut missing, now) = (Ages::default(), Missing::default(), hours(SystemTime::now()));
         let pools = self.0.pools.lock().clone();
         for shelf in Shelf::all() {
-            let (mut here, mut walk) = (self.on_disk(shelf).await, Walk::of(shelf));
-            while let Some(page) = self.next_page(&mut walk).await? {
+            let (mut here, mut walk) = (self.on_disk(shelf).await, self.walk(shelf));
+            while let Some(page) = walk.next(&self.0.objects).await? {
                 for (object, key) in page {
                     here.remove(&key);
                     ages.add(age(&object, &key, usage, now), object.len);
@@ -170,35 +160,9 @@ impl Upkeep {
         Ok((ages, missing))
     }
 
-    /// Waits as uploads do while the store refuses them.
-    async fn until_admitted(&self) {
-        while let Some(pause) = self.0.objects.write_pause() {
-            sleep(pause.max(MIN_PAUSE)).await;
-        }
-    }
-
     async fn on_disk(&self, shelf: Shelf) -> HashMap<CompactKey, OnDisk> {
         let disk = self.0.disk.clone();
         blocking(move || disk.contents(|key, _| shelf.has(key)).collect()).await
-    }
-
-    /// The next contents of a listing; `None`: that was all.
-    async fn next_page(&self, walk: &mut Walk) -> Result<Option<Vec<(Listed, CompactKey)>>, Error> {
-        if walk.is_over {
-            return Ok(None);
-        }
-        if walk.token.is_some() {
-            sleep(self.0.times.page_pause).await;
-        }
-        self.until_admitted().await;
-        let page = self.0.objects.list(&walk.prefix, walk.token.take()).await?;
-        walk.is_over = page.next.is_none();
-        walk.token = page.next;
-        let contents = page.objects.into_iter().filter_map(|object| {
-            let key = key_of(&object.name)?;
-            Some((object, key))
-        });
-        Ok(Some(contents.collect()))
     }
 
     fn note_missing(&self, here: HashMap<CompactKey, OnDisk>, missing: &mut Missing) {
@@ -235,24 +199,38 @@ impl Upkeep {
 
     /// Removes what was not used for so long, until so many bytes are gone; returns how many are.
     async fn evict(&self, eviction: Eviction, usage: &Usage) -> Result<u64, Error> {
-        let (mut evicted, now) = (0_u64, SystemTime::now());
+        let (mut evicted, mut refused, now) = (0_u64, 0, SystemTime::now());
         for shelf in Shelf::all() {
-            let mut walk = Walk::of(shelf);
+            let mut walk = self.walk(shelf);
             while evicted < eviction.bytes
-                && let Some(page) = self.next_page(&mut walk).await?
+                && let Some(page) = walk.next(&self.0.objects).await?
             {
                 for (object, key) in page {
                     let is_old = now.duration_since(object.modified).is_ok_and(|age| age >= self.0.times.least_age);
                     let is_unused = age(&object, &key, usage, hours(now)) >= eviction.hours;
-                    if evicted < eviction.bytes && is_old && is_unused {
-                        self.0.objects.delete(&object.name).await?;
-                        self.0.metrics.store_evicted(object.len);
-                        evicted = evicted.saturating_add(object.len);
+                    if evicted >= eviction.bytes || !is_old || !is_unused {
+                        continue;
+                    }
+                    match self.0.objects.patient().delete(&object.name).await {
+                        Ok(()) => {
+                            self.0.metrics.store_evicted(object.len);
+                            (evicted, refused) = (evicted.saturating_add(object.len), 0);
+                        }
+                        Err(error) if refused >= MAX_REFUSED => return Err(error),
+                        // The bucket may hold this one back.
+                        Err(error) => {
+                            tracing::warn!(name = %object.name, %error, "an object of the store is not deleted");
+                            refused += 1;
+                        }
                     }
                 }
             }
         }
         Ok(evicted)
+    }
+
+    fn walk(&self, shelf: Shelf) -> Walk {
+        Walk::new(shelf, self.0.times.page_pause)
     }
 }
 

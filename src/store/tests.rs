@@ -36,6 +36,9 @@ struct Faulty {
     gets: AtomicUsize,
     puts: AtomicUsize,
     deletes: AtomicUsize,
+    lists: AtomicUsize,
+    /// How many of the next listings fail.
+    failing_lists: AtomicUsize,
     aborts: AtomicUsize,
 }
 
@@ -200,6 +203,10 @@ impl PaginatedListStore for Faulty {
         _: Option<&str>,
         _: PaginatedListOptions,
     ) -> object_store::Result<PaginatedListResult> {
+        self.lists.fetch_add(1, SeqCst);
+        if self.failing_lists.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(refusal("not now"));
+        }
         let objects = self.objects.list(None).try_collect().await?;
         let result = ListResult { objects, common_prefixes: Vec::new(), extensions: ::http::Extensions::new() };
         Ok(PaginatedListResult { result, page_token: None })
@@ -356,6 +363,49 @@ async fn a_wrong_object_is_deleted_again_and_again() {
     assert!(tokio::time::timeout(day, store.delete_wrong()).await.is_err());
     assert_eq!(read(&store, &name(1)).await, Err(ErrorKind::NotAsked), "it is not read all the same");
     assert_eq!(store.list("", None).await.unwrap().objects.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_waits_for_the_store() {
+    let (store, engine) = store();
+    put(&store, &name(1), 10).await.unwrap();
+    for (what, failing, sent, succeeds) in
+        [("nothing", 0, 1, true), ("once", 1, 2, true), ("eight times", 8, 9, true), ("for an hour", 1000, 0, false)]
+    {
+        let (store, before) = (store.clone(), engine.lists.load(SeqCst));
+        engine.failing_lists.store(failing, SeqCst);
+        // Another one probes meanwhile, so that this one is not always sent.
+        let other = async {
+            loop {
+                let _ = store.list("", None).await;
+                tokio::time::sleep(SECOND * 7).await;
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            result = store.patient().list("", None) => result,
+            never = other => never,
+        };
+        assert_eq!(result.is_ok(), succeeds, "{what}");
+        let lists = engine.lists.load(SeqCst) - before;
+        assert!(lists >= sent && lists <= 100, "{what}: {lists} listings");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_is_refused_is_sent_four_times() {
+    let (store, engine) = store();
+    put(&store, &name(1), 10).await.unwrap();
+    engine.set(Mood::Undeletable);
+    let refused = store.patient().delete(&name(1)).await;
+    assert_eq!(refused.unwrap_err().kind, ErrorKind::Failed);
+    assert_eq!(engine.deletes.load(SeqCst), 4);
+    // It waits for the pause, and does not end with `NotAsked`.
+    engine.set(Mood::Well);
+    store.patient().delete(&name(1)).await.unwrap();
+    assert_eq!(engine.deletes.load(SeqCst), 5);
+    let missing = store.patient().get_small(&name(1), 10, SECOND).await;
+    assert_eq!((missing.unwrap_err().kind, engine.gets.load(SeqCst)), (ErrorKind::Missing, 1));
 }
 
 /// Content that is uploaded in parts.

@@ -469,26 +469,46 @@ async fn what_may_not_be_in_the_store_is_not_uploaded_later() {
     assert_eq!(store.count("GET", "tags/") + store.count("GET", "manifests/"), 0);
 }
 
+fn digest(number: u32) -> forebay::oci::Digest {
+    forebay::oci::Digest::of(forebay::oci::Algorithm::Sha256, &number.to_be_bytes())
+}
+
+fn blob(number: u32) -> String {
+    format!("blobs/sha256/{}/{}", &digest(number).hex()[..2], digest(number).hex())
+}
+
+/// Seven blobs of 100 kB. The first is the oldest, but in use; the last two are young. Returns the hour of the use.
+fn fill(store: &FakeS3) -> u64 {
+    let day = 24 * HOUR;
+    for (number, age) in (0..).zip([40 * day, 30 * day, 20 * day, 10 * day, 2 * day, HOUR, Duration::ZERO]) {
+        store.put(&blob(number), vec![0; 100_000], age);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 3600;
+    store.put(&format!("usage/0123456789abcdef/{now}"), format!("{}\n", &digest(0).hex()[..16]), Duration::ZERO);
+    now
+}
+
+/// Which of these blobs are left.
+fn left(store: &FakeS3) -> Vec<u32> {
+    (0..7).filter(|number| store.objects().contains_key(&blob(*number))).collect()
+}
+
+/// The store may take 500 kB.
+fn limit(config: &mut forebay::config::Config) {
+    config.store.as_mut().unwrap().max_size = Some(500_000);
+}
+
 #[tokio::test]
 async fn what_was_used_longest_ago_leaves_the_store_first() {
     let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
-    let day = 24 * HOUR;
-    let digest = |number: u32| forebay::oci::Digest::of(forebay::oci::Algorithm::Sha256, &number.to_be_bytes());
-    let name = |number: u32| format!("blobs/sha256/{}/{}", &digest(number).hex()[..2], digest(number).hex());
-    // The first is the oldest, but in use; the last two are young.
-    for (number, age) in (0..).zip([40 * day, 30 * day, 20 * day, 10 * day, 2 * day, HOUR, Duration::ZERO]) {
-        store.put(&name(number), vec![0; 100_000], age);
-    }
-    store.put("other/object", vec![0; 5_000_000], 99 * day);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 3600;
-    store.put(&format!("usage/0123456789abcdef/{now}"), format!("{}\n", &digest(0).hex()[..16]), Duration::ZERO);
-    let limit = |config: &mut forebay::config::Config| config.store.as_mut().unwrap().max_size = Some(500_000);
+    let now = fill(&store);
+    store.put("other/object", vec![0; 5_000_000], 99 * 24 * HOUR);
     let mirror = build(&registry, &store, "").config(at_once).config(limit).start().await;
     mirror.until_metric("forebay_store_evicted_bytes_total", &[], 300_000.0).await;
-    let left: Vec<u32> = (0..7).filter(|number| store.objects().contains_key(&name(*number))).collect();
-    assert_eq!(left, [0, 4, 5, 6]);
+    assert_eq!(left(&store), [0, 4, 5, 6]);
     assert_eq!(store.names("other/").len(), 1, "it is none of forebay's");
     // The list is in the summary.
+    store.wait_for("the summary", |objects| !objects.keys().any(|name| name.starts_with("usage/0"))).await;
     assert_eq!(store.names("usage/"), ["usage/summary"]);
     let summary = text(&store, "usage/summary");
     assert_eq!(summary, format!("{} {now}\n", &digest(0).hex()[..16]));
@@ -519,4 +539,22 @@ async fn what_clients_get_from_the_store_itself_counts_as_used() {
         })
         .await;
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_is_emptied() {
+    let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
+    fill(&store);
+    store.refuse("PUT", usize::MAX);
+    // Nor does it delete at once: the crate does that by `POST`.
+    store.refuse("POST", 2);
+    let mirror = build(&registry, &store, "").config(at_once).config(limit).start().await;
+    mirror.until_metric("forebay_store_evicted_bytes_total", &[], 300_000.0).await;
+    assert_eq!(left(&store), [0, 4, 5, 6]);
+    assert_eq!(store.names("usage/summary"), [""; 0]);
+    assert_eq!(store.names("usage/").len(), 1, "no list is lost");
+    assert_eq!((store.count("LIST", "blobs/sha256/f"), store.count("POST", "")), (1, 5), "in one pass");
+    store.refuse("PUT", 0);
+    store.wait_for("the summary", |objects| !objects.keys().any(|name| name.starts_with("usage/0"))).await;
+    assert_eq!(store.names("usage/"), ["usage/summary"]);
 }

@@ -16,6 +16,8 @@ const SUMMARY: &str = "usage/summary";
 const LISTS: &str = "usage/";
 /// How long a list or the summary may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// After a list that could not be written.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// How many lists are put together at a time: the others next time.
 const MAX_LISTS: usize = 10_000;
 
@@ -24,20 +26,57 @@ pub(super) fn process_name() -> String {
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 
+/// What the next list tells, and when: a list that could not be written is not lost.
+#[derive(Debug, PartialEq, Eq)]
+struct Untold {
+    /// Uses since then.
+    since: SystemTime,
+    pause: Duration,
+    interval: Duration,
+}
+
+impl Untold {
+    /// At the start: what the last process did not tell any more is in the first list.
+    fn new(now: SystemTime, interval: Duration) -> Self {
+        Self { since: now.checked_sub(interval).unwrap_or(now), pause: interval, interval }
+    }
+
+    fn is_told(&mut self, now: SystemTime) {
+        (self.since, self.pause) = (now, self.interval);
+    }
+
+    /// `pause`: how long the store is left alone.
+    fn is_refused(&mut self, pause: Option<Duration>) {
+        self.pause = pause.unwrap_or_default().max(RETRY_PAUSE).min(self.interval);
+    }
+}
+
+/// What forebays have told.
+#[derive(Default)]
+pub(super) struct Told {
+    pub usage: Usage,
+    /// The lists that are in it and not yet in the summary.
+    lists: Vec<ObjectName>,
+}
+
 impl Upkeep {
     /// Leaves lists of what was used here. Never returns.
     pub(super) async fn tell_usage(&self) -> std::convert::Infallible {
+        let mut untold = Untold::new(SystemTime::now(), self.0.times.usage_interval);
         loop {
-            tokio::time::sleep(self.0.times.usage_interval).await;
-            if let Err(error) = self.tell_usage_now().await {
-                tracing::debug!(%error, "a list of usage is not written into the object store");
+            tokio::time::sleep(untold.pause).await;
+            let now = SystemTime::now();
+            match self.tell_usage_since(untold.since, now).await {
+                Ok(()) => untold.is_told(now),
+                Err(error) => {
+                    tracing::debug!(%error, "a list of usage is not written into the object store: again after a pause");
+                    untold.is_refused(self.0.objects.write_pause());
+                }
             }
         }
     }
 
-    async fn tell_usage_now(&self) -> Result<(), Error> {
-        let now = SystemTime::now();
-        let since = now.checked_sub(self.0.times.usage_interval).unwrap_or(SystemTime::UNIX_EPOCH);
+    async fn tell_usage_since(&self, since: SystemTime, now: SystemTime) -> Result<(), Error> {
         let since = u32::try_from(super::minutes(since)).unwrap_or_default();
         let disk = self.0.disk.clone();
         let direct = self.0.objects.take_direct_uses();
@@ -58,41 +97,51 @@ impl Upkeep {
         told
     }
 
-    /// Puts the lists of all forebays together.
-    pub(super) async fn collect_usage(&self) -> Result<Usage, Error> {
-        let summary = ObjectName::new(SUMMARY);
-        let mut usage = match self.text_of(&summary, MAX_SUMMARY).await {
+    /// Puts the lists of all forebays together, and writes nothing.
+    pub(super) async fn collect_usage(&self) -> Result<Told, Error> {
+        let mut usage = match self.text_of(&ObjectName::new(SUMMARY), MAX_SUMMARY).await {
             Ok(text) => Usage::of_summary(&text),
             Err(error) if error.kind == ErrorKind::Missing => Usage::default(),
             Err(error) => return Err(error),
         };
-        let mut read = Vec::new();
+        let mut lists = Vec::new();
         let mut token = None;
         loop {
-            let page = self.0.objects.list(LISTS, token.take()).await?;
+            let page = self.0.objects.patient().list(LISTS, token.as_deref()).await?;
             for object in page.objects {
-                let Some(hour) = hour_of(&object.name).filter(|_| read.len() < MAX_LISTS) else { continue };
+                let Some(hour) = hour_of(&object.name).filter(|_| lists.len() < MAX_LISTS) else { continue };
                 // One from the future would keep its contents for ever.
                 let hour = hour.min(hours(SystemTime::now()));
                 usage.add_list(&self.text_of(&object.name, MAX_LIST).await?, hour);
-                read.push(object.name);
+                lists.push(object.name);
             }
             token = page.next;
             if token.is_none() {
-                break;
+                return Ok(Told { usage, lists });
             }
         }
-        if !read.is_empty() {
-            self.0.objects.put(&summary, usage.summary().into(), IfPresent::Replace).await?;
+    }
+
+    /// Writes the summary, and removes the lists that are in it. What fails is done by the next pass.
+    pub(super) async fn sum_up(&self, told: Told) {
+        if told.lists.is_empty() {
+            return;
         }
-        for name in read {
-            self.0.objects.delete(&name).await?;
+        let objects = self.0.objects.patient();
+        let done = async {
+            objects.put(&ObjectName::new(SUMMARY), &told.usage.summary().into(), IfPresent::Replace).await?;
+            for name in &told.lists {
+                objects.delete(name).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = done.await {
+            tracing::warn!(%error, "the lists of usage in the object store are put together the next time");
         }
-        Ok(usage)
     }
 
     async fn text_of(&self, name: &ObjectName, max: usize) -> Result<String, Error> {
-        let bytes = self.0.objects.get_small(name, max, READ_TIMEOUT).await?;
+        let bytes = self.0.objects.patient().get_small(name, max, READ_TIMEOUT).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
@@ -101,4 +150,33 @@ impl Upkeep {
 fn hour_of(name: &ObjectName) -> Option<u32> {
     let (_, hour) = name.as_str().strip_prefix(LISTS)?.split_once('/')?;
     hour.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_that_could_not_be_told_are_in_the_next_list() {
+        let (hour, second) = (Duration::from_secs(60 * 60), Duration::from_secs(1));
+        let start = SystemTime::UNIX_EPOCH + hour * 24;
+        let mut untold = Untold::new(start, hour);
+        for (minutes, result, since, pause) in [
+            (60, Ok(()), 60, hour),
+            (120, Err(None), 60, second * 60),
+            (121, Err(Some(second * 5)), 60, second * 60),
+            (122, Err(Some(second * 300)), 60, second * 300),
+            (127, Err(Some(hour * 2)), 60, hour),
+            (187, Ok(()), 187, hour),
+        ] {
+            let now = start + Duration::from_secs(60 * minutes);
+            match result {
+                Ok(()) => untold.is_told(now),
+                Err(pause) => untold.is_refused(pause),
+            }
+            let since = start + Duration::from_secs(60 * since);
+            assert_eq!((untold.since, untold.pause), (since, pause), "{minutes}");
+        }
+        assert_eq!(Untold::new(start, hour).since, start - hour);
+    }
 }

@@ -49,6 +49,8 @@ struct State {
     seen: Vec<(String, String)>,
     /// The status of all answers.
     failure: Option<u16>,
+    /// How many of the next requests of a method are refused.
+    refused: HashMap<&'static str, usize>,
     /// The beginning of names whose requests get no answer.
     silent: Option<String>,
 }
@@ -85,6 +87,11 @@ impl FakeS3 {
     /// Answers everything with this status from now on; `None`: as it should.
     pub fn fail(&self, status: Option<u16>) {
         self.state().failure = status;
+    }
+
+    /// Refuses the next requests of this method, so many, as a store without room does.
+    pub fn refuse(&self, method: &'static str, requests: usize) {
+        self.state().refused.insert(method, requests);
     }
 
     /// Answers no request for names that begin so; `None`: answers all.
@@ -167,6 +174,10 @@ async fn serve(
         state.seen.push((method, named.clone()));
         if let Some(status) = state.failure {
             return Ok(answer(status, "<Error><Code>SlowDown</Code></Error>"));
+        }
+        if let Some(left) = state.refused.get_mut(parts.method.as_str()).filter(|left| **left > 0) {
+            *left -= 1;
+            return Ok(answer(507, "<Error><Code>InsufficientStorage</Code></Error>"));
         }
         state.silent.as_ref().is_some_and(|silent| named.starts_with(silent))
     };
