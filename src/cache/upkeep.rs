@@ -153,7 +153,7 @@ impl Upkeep {
                     ages.add(age(&object, &key, usage, now), object.len);
                 }
             }
-            if pools.contains(&shelf.pool()) {
+            if !walk.is_cut() && pools.contains(&shelf.pool()) {
                 self.note_missing(here, &mut missing);
             }
         }

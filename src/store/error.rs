@@ -83,6 +83,8 @@ fn kind_of(error: &EngineError) -> ErrorKind {
         EngineError::AlreadyExists { .. } | EngineError::Precondition { .. } | EngineError::NotModified { .. } => {
             ErrorKind::Exists
         }
+        // Somebody else's object has a name that the engine cannot tell: its page is lost, and no other.
+        EngineError::InvalidPath { .. } => ErrorKind::Refused,
         EngineError::PermissionDenied { .. } | EngineError::Unauthenticated { .. } => ErrorKind::Denied,
         _ => match (status_of(error), http_of(error)) {
             (Some(status), _) => status.kind(),

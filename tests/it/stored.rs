@@ -553,8 +553,34 @@ async fn a_store_that_is_full_is_emptied() {
     assert_eq!(left(&store), [0, 4, 5, 6]);
     assert_eq!(store.names("usage/summary"), [""; 0]);
     assert_eq!(store.names("usage/").len(), 1, "no list is lost");
-    assert_eq!((store.count("LIST", "blobs/sha256/f"), store.count("POST", "")), (1, 5), "in one pass");
+    assert_eq!(store.count("LIST", "blobs/sha256/f"), 1, "in one pass");
+    // Two were refused, three did it, and the probe of the start may have had one.
+    assert!((5..=6).contains(&store.count("POST", "")), "{}", store.count("POST", ""));
     store.refuse("PUT", 0);
     store.wait_for("the summary", |objects| !objects.keys().any(|name| name.starts_with("usage/0"))).await;
     assert_eq!(store.names("usage/"), ["usage/summary"]);
+}
+
+#[tokio::test]
+async fn objects_that_make_no_sense_stop_no_upkeep() {
+    let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
+    fill(&store);
+    // Names that the crate refuses, a list and a summary that are too long, and a list from the future.
+    let shelf = &blob(5)[..14];
+    assert_eq!((shelf.len(), (1..4).any(|number| blob(number).starts_with(shelf))), (14, false));
+    for name in ["usage//1".to_owned(), format!("{shelf}0//x")] {
+        store.put(&name, "x", HOUR);
+    }
+    for name in ["usage/summary", "usage/00/1"] {
+        store.put(name, vec![b'x'; 20_000_000], HOUR);
+    }
+    let future = format!("usage/ffff/{}", u32::MAX);
+    store.put(&future, format!("{}\n", &digest(6).hex()[..16]), HOUR);
+    let mirror = build(&registry, &store, "").config(at_once).config(limit).start().await;
+    mirror.until_metric("forebay_store_evicted_bytes_total", &[], 200_000.0).await;
+    store.wait_for("the summary", |objects| objects["usage/summary"].content.len() < 1000).await;
+    store.wait_for("the lists are gone", |objects| !objects.contains_key(&future)).await;
+    assert_eq!(store.names("usage/"), ["usage//1", "usage/summary"]);
+    assert!(!text(&store, "usage/summary").contains(&u32::MAX.to_string()));
+    assert_eq!(store.count("LIST", shelf), 2, "once to compare, and once to remove");
 }

@@ -8,6 +8,7 @@ use std::{
 use super::{
     Upkeep,
     ages::hours,
+    shelf::DIGITS,
     usage::{MAX_LIST, MAX_SUMMARY, Usage, list},
 };
 use crate::store::{Error, ErrorKind, IfPresent, ObjectName};
@@ -99,25 +100,37 @@ impl Upkeep {
 
     /// Puts the lists of all forebays together, and writes nothing.
     pub(super) async fn collect_usage(&self) -> Result<Told, Error> {
-        let mut usage = match self.text_of(&ObjectName::new(SUMMARY), MAX_SUMMARY).await {
-            Ok(text) => Usage::of_summary(&text),
-            Err(error) if error.kind == ErrorKind::Missing => Usage::default(),
-            Err(error) => return Err(error),
-        };
-        let mut lists = Vec::new();
+        let summary = self.text_of(&ObjectName::new(SUMMARY), MAX_SUMMARY).await?.unwrap_or_default();
+        let mut told = Told { usage: Usage::of_summary(&summary, hours(SystemTime::now())), lists: Vec::new() };
+        // By parts, which names that are none of forebay's do not stop.
+        for digit in DIGITS.chars() {
+            match self.collect_lists(&format!("{LISTS}{digit}"), &mut told).await {
+                Err(error) if error.kind == ErrorKind::Refused => {
+                    tracing::warn!(%error, "some lists of usage in the object store are not read");
+                }
+                collected => collected?,
+            }
+        }
+        Ok(told)
+    }
+
+    async fn collect_lists(&self, prefix: &str, told: &mut Told) -> Result<(), Error> {
         let mut token = None;
         loop {
-            let page = self.0.objects.patient().list(LISTS, token.as_deref()).await?;
+            let page = self.0.objects.patient().list(prefix, token.as_deref()).await?;
             for object in page.objects {
-                let Some(hour) = hour_of(&object.name).filter(|_| lists.len() < MAX_LISTS) else { continue };
+                let Some(hour) = hour_of(&object.name).filter(|_| told.lists.len() < MAX_LISTS) else { continue };
                 // One from the future would keep its contents for ever.
                 let hour = hour.min(hours(SystemTime::now()));
-                usage.add_list(&self.text_of(&object.name, MAX_LIST).await?, hour);
-                lists.push(object.name);
+                if let Some(text) = self.text_of(&object.name, MAX_LIST).await? {
+                    told.usage.add_list(&text, hour);
+                }
+                // One that tells nothing is removed all the same.
+                told.lists.push(object.name);
             }
             token = page.next;
             if token.is_none() {
-                return Ok(Told { usage, lists });
+                return Ok(());
             }
         }
     }
@@ -140,9 +153,21 @@ impl Upkeep {
         }
     }
 
-    async fn text_of(&self, name: &ObjectName, max: usize) -> Result<String, Error> {
-        let bytes = self.0.objects.patient().get_small(name, max, READ_TIMEOUT).await?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    /// A list or the summary; `None`: there is none any more, or none that forebay wrote.
+    ///
+    /// # Errors
+    /// The store fails.
+    async fn text_of(&self, name: &ObjectName, max: usize) -> Result<Option<String>, Error> {
+        match self.0.objects.patient().get_small(name, max, READ_TIMEOUT).await {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.is_of_store() || error.kind == ErrorKind::NotAsked => Err(error),
+            // Another forebay may have put the lists together.
+            Err(error) if error.kind == ErrorKind::Missing => Ok(None),
+            Err(error) => {
+                tracing::warn!(%name, %error, "usage in the object store cannot be read, and is forgotten");
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{
     store::{ObjectName, Pool},
 };
 
-const DIGITS: &str = "0123456789abcdef";
+/// Of hexadecimal numbers.
+pub(super) const DIGITS: &str = "0123456789abcdef";
 
 /// The objects whose digests begin with one digit: what is compared at a time has to be in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

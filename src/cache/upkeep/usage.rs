@@ -60,10 +60,11 @@ impl Usage {
         text
     }
 
-    pub(super) fn of_summary(text: &str) -> Self {
+    /// `now`: in hours since 1970. What is from the future would never be removed.
+    pub(super) fn of_summary(text: &str, now: u32) -> Self {
         let of_line = |line: &str| {
             let (front, hour) = line.split_once(' ')?;
-            Some((front_of(front)?, hour.parse().ok()?))
+            Some((front_of(front)?, hour.parse::<u32>().ok()?.min(now)))
         };
         Self(text.lines().filter_map(of_line).take(MAX_USED).collect())
     }
@@ -95,9 +96,11 @@ mod tests {
         usage.add_list(&list([digest(1).front()]), 8);
         usage.add_list("x\n\n0123\n", 99);
         assert_eq!([1, 2, 3].map(|number| usage.of(&digest(number))), [Some(10), Some(10), None]);
-        let read = Usage::of_summary(&usage.summary());
+        let read = Usage::of_summary(&usage.summary(), 10);
         assert_eq!(read, usage);
-        assert_eq!(Usage::of_summary("x\n1 2\n"), Usage::default());
+        assert_eq!(Usage::of_summary("x\n1 2\n", 10), Usage::default());
+        let future = Usage::of_summary(&format!("{:016x} {}\n", digest(1).front(), u32::MAX), 10);
+        assert_eq!(future.of(&digest(1)), Some(10), "it is not kept for ever");
     }
 
     #[test]
