@@ -9,6 +9,7 @@
 
 mod ages;
 mod lists;
+mod others;
 mod shelf;
 mod usage;
 mod walk;
@@ -22,11 +23,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use self::{
     ages::{Ages, Eviction, hours},
     lists::Told,
+    others::Others,
     shelf::Shelf,
     usage::Usage,
     walk::Walk,
@@ -108,12 +110,16 @@ impl Upkeep {
         self.0.disk.until_scanned().await;
         sleep(self.0.times.first + jitter(self.0.cluster.as_ref().map_or(1, Cluster::len))).await;
         let passes = async {
+            let mut others = Others::new(self.0.times.owner_time);
             loop {
-                let result = self.pass().await;
-                if let Err(error) = &result {
-                    tracing::warn!(%error, "the object store could not be listed");
-                }
-                sleep(if result.is_ok() { self.0.times.interval } else { RETRY_INTERVAL }).await;
+                let pause = match self.pass(&mut others).await {
+                    Ok(()) => others.pause(self.0.times.interval, Instant::now()),
+                    Err(error) => {
+                        tracing::warn!(%error, "the object store could not be listed");
+                        RETRY_INTERVAL
+                    }
+                };
+                sleep(pause).await;
             }
         };
         match self.0.max_size {
@@ -123,13 +129,13 @@ impl Upkeep {
     }
 
     /// Compares, uploads, and removes.
-    async fn pass(&self) -> Result<(), Error> {
+    async fn pass(&self, others: &mut Others) -> Result<(), Error> {
         let max_size = self.0.max_size;
         let evicts = max_size.is_some() && self.0.cluster.as_ref().is_none_or(|cluster| cluster.owns(&EVICTION));
         let told = if evicts { self.collect_usage().await? } else { Told::default() };
         let (ages, missing) = self.compare(&told.usage).await?;
         self.0.metrics.store_size(ages.total);
-        let uploaded = self.upload(missing, max_size.map(|max_size| ages.room(max_size)));
+        let uploaded = self.upload(missing, max_size.map(|max_size| ages.room(max_size)), others);
         let eviction = max_size.filter(|_| evicts).and_then(|max| ages.eviction(max, self.0.times.least_age));
         let evicted = match eviction {
             Some(eviction) => self.evict(eviction, &told.usage).await?,
@@ -180,9 +186,9 @@ impl Upkeep {
         }
     }
 
-    /// Has uploaded what the store lacks: first what this forebay owns, then what its owner may not have. What was not used for
+    /// Has uploaded what the store lacks: first what this forebay owns, then what its owner has not uploaded in time. What was not used for
     /// long may have been removed for its age: its owner sends it again as far as there is `room`. Returns how many contents wait.
-    fn upload(&self, missing: Missing, room: Option<u64>) -> usize {
+    fn upload(&self, missing: Missing, room: Option<u64>, others: &mut Others) -> usize {
         let since = minutes(SystemTime::now()).saturating_sub(self.0.times.least_age.as_secs() / MINUTE);
         let (mut room, is_limited) = (room.unwrap_or(u64::MAX), room.is_some());
         let is_recent = |object: OnDisk| u64::from(object.minute) >= since;
@@ -193,8 +199,10 @@ impl Upkeep {
             }
             fits || is_recent(*object)
         });
-        let others = missing.others.into_iter().filter(|(_, object)| !is_limited || is_recent(*object));
-        owned.chain(others).take_while(|(key, _)| self.0.uploads.add(&key.key())).count()
+        let of_others = missing.others.into_iter().filter(|(_, object)| !is_limited || is_recent(*object));
+        let due = others.due(of_others.map(|(key, _)| key).collect(), Instant::now());
+        let owned = owned.map(|(key, _)| key);
+        owned.chain(due).take_while(|key| self.0.uploads.add(&key.key())).count()
     }
 
     /// Removes what was not used for so long, until so many bytes are gone; returns how many are.

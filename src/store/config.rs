@@ -43,6 +43,8 @@ pub struct UpkeepTimes {
     pub first: Duration,
     /// From one listing to the next.
     pub interval: Duration,
+    /// How long what another forebay owns is left to it.
+    pub owner_time: Duration,
     /// Between two lists of what was used here.
     pub usage_interval: Duration,
     /// What was written or used within this time is not removed.
@@ -57,6 +59,7 @@ impl Default for UpkeepTimes {
         Self {
             first: Duration::from_secs(5),
             interval: day,
+            owner_time: hour,
             usage_interval: hour,
             least_age: day,
             page_pause: Duration::from_millis(100),

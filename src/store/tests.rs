@@ -381,9 +381,10 @@ async fn what_nobody_waits_for_waits_for_the_store() {
                 tokio::time::sleep(SECOND * 7).await;
             }
         };
+        let patient = store.patient();
         let result = tokio::select! {
             biased;
-            result = store.patient().list("", None) => result,
+            result = patient.list("", None) => result,
             never = other => never,
         };
         assert_eq!(result.is_ok(), succeeds, "{what}");
