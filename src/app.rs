@@ -253,6 +253,7 @@ impl App {
                 cluster.clone(),
                 metrics.clone(),
                 section,
+                config.state_directory.as_deref(),
             );
             Replication::new(uploads, store.clone(), objects, metrics.clone()).run(&tasks, &end);
             upkeep

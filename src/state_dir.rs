@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// All files of forebay here, with the names they have while they are written.
-const FILES: [&str; 19] = [
+const FILES: [&str; 21] = [
     "push.key",
     "push.key.new",
     DELETED,
@@ -33,6 +33,8 @@ const FILES: [&str; 19] = [
     "store-uploads.new",
     STORE_REMOVALS,
     "store-removals.new",
+    STORE_HELD_BACK,
+    "store-held-back.new",
 ];
 /// The blobs and manifests deleted lately through forebay.
 pub(crate) const DELETED: &str = "deleted";
@@ -52,6 +54,8 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 pub(crate) const STORE_UPLOADS: &str = "store-uploads";
 /// What is still to be removed from the object store.
 pub(crate) const STORE_REMOVALS: &str = "store-removals";
+/// Of which contents on disk some must not be in the object store.
+pub(crate) const STORE_HELD_BACK: &str = "store-held-back";
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 

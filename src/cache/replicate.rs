@@ -72,18 +72,18 @@ impl Replication {
             while let Some(pause) = self.0.store.write_pause() {
                 tokio::time::sleep(pause.max(MIN_WAIT)).await;
             }
-            let key = self.0.queue.next().await;
-            match self.upload(&key).await {
+            let upload = self.0.queue.next().await;
+            match self.upload(&upload.key).await {
                 Ok(result) => self.0.metrics.store_upload(result),
                 Err(error) if error.kind == ErrorKind::NotAsked => {
-                    self.0.queue.put_back(key);
+                    self.0.queue.put_back(upload);
                     tokio::time::sleep(MIN_WAIT).await;
                 }
                 Err(error) => {
                     self.0.metrics.store_upload(UploadResult::Failed);
                     tracing::debug!(%error, "an upload to the object store failed");
                     if error.is_of_store() {
-                        self.0.queue.put_back(key);
+                        self.0.queue.put_back(upload);
                     }
                 }
             }

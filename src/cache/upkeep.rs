@@ -10,6 +10,7 @@
 mod ages;
 mod lists;
 mod others;
+mod pools;
 mod shelf;
 mod usage;
 mod walk;
@@ -18,23 +19,25 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     hash::{BuildHasher as _, Hasher as _, RandomState},
+    path::Path,
     sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use self::{
     ages::{Ages, Eviction, hours},
     lists::Told,
     others::Others,
+    pools::Pools,
     shelf::Shelf,
     usage::Usage,
     walk::Walk,
 };
 use super::{
     DiskStore, UploadQueue,
+    replicate::pool_of,
     storage::{
         blocking,
         lru_index::{CompactKey, IndexKey, OnDisk},
@@ -45,7 +48,7 @@ use crate::{
     metrics::Metrics,
     oci::{Algorithm, Digest},
     store::{Error, Listed, Pool, Store, UpkeepTimes},
-    upstream::{self, Access},
+    upstream,
 };
 
 /// Its owner removes what is old.
@@ -73,8 +76,7 @@ struct UpkeepInner {
     metrics: Metrics,
     max_size: Option<u64>,
     times: UpkeepTimes,
-    /// The pools whose content on disk may all be in the store.
-    pools: Mutex<Vec<Pool>>,
+    pools: Pools,
     /// In the names of this process's lists.
     process: String,
 }
@@ -88,21 +90,43 @@ struct Missing {
 }
 
 impl Upkeep {
+    /// `state`: the state directory. Blocks.
     pub(crate) fn new(
         (disk, objects): (DiskStore, Store),
         uploads: UploadQueue,
         cluster: Option<Cluster>,
         metrics: Metrics,
         config: &crate::store::Config,
+        state: Option<&Path>,
     ) -> Self {
-        let (pools, process) = (Mutex::default(), lists::process_name());
+        let (pools, process) = (Pools::read(state.map(Path::to_owned)), lists::process_name());
         let (max_size, times) = (config.max_size, config.times);
         Self(Arc::new(UpkeepInner { disk, objects, uploads, cluster, metrics, max_size, times, pools, process }))
     }
 
     /// Takes over which upstreams there are.
     pub(crate) fn set_upstreams(&self, upstreams: &[upstream::Config]) {
-        *self.0.pools.lock() = pools_of(upstreams);
+        let is_news = self.0.pools.set(upstreams);
+        self.0.uploads.set_comparable(|| self.0.pools.comparable());
+        if is_news {
+            let pools = self.0.pools.clone();
+            tokio::task::spawn_blocking(move || pools.write());
+        }
+    }
+
+    /// Has a pool compared again if nothing of it is on disk.
+    async fn release_empty_pools(&self) {
+        let disk = self.0.disk.clone();
+        let is_on_disk = move |pool: &Pool| {
+            disk.contents(|key, _| key.place().is_some_and(|(visibility, ..)| pool_of(visibility) == *pool)).next()
+        };
+        let empty = move || Pool::ALL.into_iter().filter(|pool| is_on_disk(pool).is_none()).collect::<Vec<_>>();
+        let empty = blocking(empty).await;
+        if empty.into_iter().filter(|pool| self.0.pools.release(*pool)).count() > 0 {
+            self.0.uploads.set_comparable(|| self.0.pools.comparable());
+            let pools = self.0.pools.clone();
+            blocking(move || pools.write()).await;
+        }
     }
 
     /// Never returns.
@@ -130,6 +154,7 @@ impl Upkeep {
 
     /// Compares, uploads, and removes.
     async fn pass(&self, others: &mut Others) -> Result<(), Error> {
+        self.release_empty_pools().await;
         let max_size = self.0.max_size;
         let evicts = max_size.is_some() && self.0.cluster.as_ref().is_none_or(|cluster| cluster.owns(&EVICTION));
         let told = if evicts { self.collect_usage().await? } else { Told::default() };
@@ -150,7 +175,6 @@ impl Upkeep {
 
     async fn compare(&self, usage: &Usage) -> Result<(Ages, Missing), Error> {
         let (mut ages, mut missing, now) = (Ages::default(), Missing::default(), hours(SystemTime::now()));
-        let pools = self.0.pools.lock().clone();
         for shelf in Shelf::all() {
             let (mut here, mut walk) = (self.on_disk(shelf).await, self.walk(shelf));
             while let Some(page) = walk.next(&self.0.objects).await? {
@@ -159,7 +183,7 @@ impl Upkeep {
                     ages.add(age(&object, &key, usage, now), object.len);
                 }
             }
-            if !walk.is_cut() && pools.contains(&shelf.pool()) {
+            if !walk.is_cut() && self.0.pools.comparable().contains(&shelf.pool()) {
                 self.note_missing(here, &mut missing);
             }
         }
@@ -202,7 +226,7 @@ impl Upkeep {
         let of_others = missing.others.into_iter().filter(|(_, object)| !is_limited || is_recent(*object));
         let due = others.due(of_others.map(|(key, _)| key).collect(), Instant::now());
         let owned = owned.map(|(key, _)| key);
-        owned.chain(due).take_while(|key| self.0.uploads.add(&key.key())).count()
+        owned.chain(due).take_while(|key| self.0.uploads.add_lacking(key.clone())).count()
     }
 
     /// Removes what was not used for so long, until so many bytes are gone; returns how many are.
@@ -251,19 +275,6 @@ fn age(object: &Listed, key: &CompactKey, usage: &Usage, now: u32) -> u32 {
     now.saturating_sub(hours(object.modified).max(used.unwrap_or_default()))
 }
 
-/// The pools of which all upstreams have their content in the store: the disk does not tell whose a content is.
-fn pools_of(upstreams: &[upstream::Config]) -> Vec<Pool> {
-    let pool_of = |upstream: &upstream::Config| match upstream.access {
-        Access::Shared => Pool::Shared,
-        Access::Client { .. } => Pool::Clients,
-    };
-    let is_all_in_store = |pool: &Pool| {
-        let mut of_pool = upstreams.iter().filter(|upstream| pool_of(upstream) == *pool).peekable();
-        of_pool.peek().is_some() && of_pool.all(|upstream| upstream.store)
-    };
-    Pool::ALL.into_iter().filter(is_all_in_store).collect()
-}
-
 /// Members of a cluster that start at once do not list the store at once.
 fn jitter(members: usize) -> Duration {
     let members = u32::try_from(members.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -280,28 +291,6 @@ fn minutes(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_pool_is_compared_if_all_of_it_may_be_in_the_store() {
-        let upstream = |access, store| upstream::Config {
-            access,
-            store,
-            ..upstream::Config::new("x", vec!["https://x.example".parse().unwrap()])
-        };
-        let client = || Access::Client { ttl: Duration::ZERO, grace: Duration::ZERO };
-        let (shared, not_shared) = (upstream(Access::Shared, true), upstream(Access::Shared, false));
-        let (private, not_private) = (upstream(client(), true), upstream(client(), false));
-        for (upstreams, expected) in [
-            (vec![], vec![]),
-            (vec![shared.clone()], vec![Pool::Shared]),
-            (vec![shared.clone(), not_shared], vec![]),
-            (vec![shared.clone(), not_private.clone()], vec![Pool::Shared]),
-            (vec![shared.clone(), private.clone()], vec![Pool::Shared, Pool::Clients]),
-            (vec![shared, private, not_private], vec![Pool::Shared]),
-        ] {
-            assert_eq!(pools_of(&upstreams), expected);
-        }
-    }
 
     #[test]
     fn a_single_forebay_waits_for_nobody() {

@@ -461,12 +461,40 @@ async fn what_may_not_be_in_the_store_is_not_uploaded_later() {
     let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
     let image = registry.add_image("team/app", "1", &[b"layer"]);
     let mut mirror = build(&registry, &store, "store = false\n").config(at_once).start().await;
+    let layer = forebay_test_support::blob::path(&image.layers[0]);
     assert_eq!(get(&mirror, 1).await.body, image.manifest_bytes);
-    assert_eq!(mirror.get(&forebay_test_support::blob::path(&image.layers[0])).await.status, 200);
+    assert_eq!(mirror.get(&layer).await.status, 200);
+    // By its length it shows that all was listed.
+    store.put(&blob(0), vec![0; 1000], Duration::ZERO);
+    let is_listed = async |mirror: &Mirror| {
+        until("it was listed", async || mirror.metric("forebay_store_size_bytes", &[]).await >= 1000.0).await;
+        mirror.until_metric("forebay_store_upload_queue", &[], 0.0).await;
+    };
     mirror.restart().await;
-    until("it was listed", async || mirror.metric("forebay_store_size_bytes", &[]).await == 0.0).await;
-    assert_eq!(store.names("blobs/").len() + store.names("manifests/").len() + store.names("tags/").len(), 0);
-    assert_eq!(store.count("GET", "tags/") + store.count("GET", "manifests/"), 0);
+    is_listed(&mirror).await;
+    assert_eq!((store.names("blobs/"), store.names("manifests/").len()), (vec![blob(0)], 0));
+    assert_eq!(store.names("tags/").len() + store.count("GET", "tags/") + store.count("GET", "manifests/"), 0);
+    // Nor when this is the configuration no more: what is on disk is from before.
+    let all = |config: &mut forebay::config::Config| {
+        at_once(config);
+        config.upstreams[0].store = true;
+    };
+    mirror.drain().await;
+    mirror.start_with(all).await;
+    is_listed(&mirror).await;
+    assert_eq!((store.names("blobs/"), store.names("manifests/").len()), (vec![blob(0)], 0));
+    // Until it is gone from there.
+    mirror.drain().await;
+    fs::remove_dir_all(mirror.cache_dir()).unwrap();
+    store.fail(Some(503));
+    mirror.start_with(all).await;
+    let held_back = mirror.cache_dir().with_file_name("state").join("store-held-back");
+    until("nothing is held back", async || fs::read(&held_back).unwrap().is_empty()).await;
+    assert_eq!(mirror.get(&layer).await.status, 200);
+    mirror.drain().await;
+    store.fail(None);
+    mirror.start_with(all).await;
+    store.wait_for("the layer", |objects| objects.keys().filter(|name| name.starts_with("blobs/")).count() == 2).await;
 }
 
 fn digest(number: u32) -> forebay::oci::Digest {
