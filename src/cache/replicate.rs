@@ -138,7 +138,7 @@ pub(crate) fn key_of(name: &ObjectName) -> Option<IndexKey> {
     Some(IndexKey::Manifest(ContentKey { visibility: visibility_of(pool), digest }))
 }
 
-fn visibility_of(pool: Pool) -> Visibility {
+pub(super) fn visibility_of(pool: Pool) -> Visibility {
     match pool {
         Pool::Shared => Visibility::Shared,
         Pool::Clients => Visibility::PerClient,

@@ -37,7 +37,7 @@ use self::{
 };
 use super::{
     DiskStore, UploadQueue,
-    replicate::pool_of,
+    replicate::{pool_of, visibility_of},
     storage::{
         blocking,
         lru_index::{CompactKey, IndexKey, OnDisk},
@@ -107,11 +107,15 @@ impl Upkeep {
     /// Takes over which upstreams there are.
     pub(crate) fn set_upstreams(&self, upstreams: &[upstream::Config]) {
         let is_news = self.0.pools.set(upstreams);
-        self.0.uploads.set_comparable(|| self.0.pools.comparable());
+        self.tell_uploads();
         if is_news {
             let pools = self.0.pools.clone();
             tokio::task::spawn_blocking(move || pools.write());
         }
+    }
+
+    fn tell_uploads(&self) {
+        self.0.uploads.set_comparable(|| self.0.pools.comparable().into_iter().map(visibility_of).collect());
     }
 
     /// Has a pool compared again if nothing of it is on disk.
@@ -123,7 +127,7 @@ impl Upkeep {
         let empty = move || Pool::ALL.into_iter().filter(|pool| is_on_disk(pool).is_none()).collect::<Vec<_>>();
         let empty = blocking(empty).await;
         if empty.into_iter().filter(|pool| self.0.pools.release(*pool)).count() > 0 {
-            self.0.uploads.set_comparable(|| self.0.pools.comparable());
+            self.tell_uploads();
             let pools = self.0.pools.clone();
             blocking(move || pools.write()).await;
         }

@@ -12,13 +12,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    replicate::pool_of,
+    Visibility,
     storage::lru_index::{CompactKey, IndexKey},
 };
-use crate::{
-    metrics::Metrics,
-    store::{Pool, UploadResult},
-};
+use crate::{metrics::Metrics, store::UploadResult};
 
 /// How many keys wait, of some 100 bytes each.
 const MAX_WAITING: usize = 100_000;
@@ -38,8 +35,8 @@ struct Waiting {
     order: VecDeque<CompactKey>,
     /// Those in the order.
     known: HashMap<CompactKey, Reason>,
-    /// The pools whose content may wait because the store lacks it.
-    comparable: Vec<Pool>,
+    /// Whose content may wait because the store lacks it.
+    comparable: Vec<Visibility>,
 }
 
 /// Why a content is to be uploaded.
@@ -67,15 +64,15 @@ impl UploadQueue {
         self.add_for(CompactKey::from(key), Reason::Sent)
     }
 
-    /// Adds what is on disk and not in the store, as long as its pool may be compared.
+    /// Adds what is on disk and not in the store, as long as that may be compared.
     pub(super) fn add_lacking(&self, key: CompactKey) -> bool {
         self.add_for(key, Reason::Lacking)
     }
 
-    /// What is on disk and not in the store waits from now on for these pools alone: of two calls, the last one asks last.
-    pub(super) fn set_comparable(&self, pools: impl FnOnce() -> Vec<Pool>) {
+    /// What is on disk and not in the store waits from now on for these alone: of two calls, the last one asks last.
+    pub(super) fn set_comparable(&self, comparable: impl FnOnce() -> Vec<Visibility>) {
         let waiting = &mut *self.0.waiting.lock();
-        waiting.comparable = pools();
+        waiting.comparable = comparable();
         let comparable = &waiting.comparable;
         waiting.known.retain(|key, reason| may_wait(key, *reason, comparable));
         waiting.order.retain(|key| waiting.known.contains_key(key));
@@ -145,8 +142,8 @@ impl UploadQueue {
     }
 }
 
-fn may_wait(key: &CompactKey, reason: Reason, comparable: &[Pool]) -> bool {
-    reason == Reason::Sent || key.place().is_some_and(|(visibility, ..)| comparable.contains(&pool_of(visibility)))
+fn may_wait(key: &CompactKey, reason: Reason, comparable: &[Visibility]) -> bool {
+    reason == Reason::Sent || key.place().is_some_and(|(visibility, ..)| comparable.contains(&visibility))
 }
 
 #[cfg(test)]
@@ -189,11 +186,11 @@ mod tests {
         let lacking = |number| queue.add_lacking(CompactKey::from(&key(number)));
         assert!(lacking(1), "it is passed over");
         assert_eq!(queue.len(), 0);
-        queue.set_comparable(|| vec![Pool::Shared]);
+        queue.set_comparable(|| vec![Visibility::Shared]);
         assert!(lacking(1) && lacking(2) && lacking(3) && queue.add(&key(4)));
         assert!(queue.add(&key(2)) && lacking(2), "an upstream has sent it");
         let first = queue.take().unwrap();
-        queue.set_comparable(|| vec![Pool::Clients]);
+        queue.set_comparable(|| vec![Visibility::PerClient]);
         queue.put_back(first);
         let left: Vec<CompactKey> = std::iter::from_fn(|| queue.take()).map(|upload| upload.key).collect();
         assert!(left == [CompactKey::from(&key(2)), CompactKey::from(&key(4))]);
