@@ -302,6 +302,20 @@ async fn what_the_store_says_after_a_push_is_not_believed() {
         .await;
 }
 
+#[tokio::test]
+async fn a_record_written_elsewhere_takes_no_push_back() {
+    let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
+    let (old, new) = (registry.add_image("team/app", "1", &[b"old"]), registry.add_image("team/app", "new", &[b"new"]));
+    let one = build(&registry, &store, "push = true\n").start().await;
+    assert_eq!(push(&one, &new).await, 201);
+    // As by a HEAD in flight, or a clock that is ahead: the other confirms the old image after the push.
+    registry.tag("team/app", "1", &old.manifest);
+    let two = build(&registry, &store, "").start().await;
+    pull_and_wait(&two, &store, &old).await;
+    registry.tag("team/app", "1", &new.manifest);
+    assert_eq!(get(&one, 1).await.body, new.manifest_bytes);
+}
+
 /// Whoever may pull can make names up.
 #[tokio::test]
 async fn tags_that_clients_make_up_cost_the_store_no_removal() {

@@ -17,7 +17,7 @@ mod tier;
 
 use std::sync::Arc;
 
-pub(super) use self::{signed_record::MAX_SKEW, tier::ObjectTier};
+pub(super) use self::{known::is_outdated, tier::ObjectTier};
 use super::{
     ManifestCache, ManifestError,
     content::VerifiedManifest,

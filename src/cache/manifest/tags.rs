@@ -19,7 +19,7 @@ use super::{
     background_writer::BackgroundWriter,
     query::ManifestQuery,
     request::ManifestRequest,
-    stored::{MAX_SKEW, ObjectTier},
+    stored::{ObjectTier, is_outdated},
 };
 use crate::{
     cache::{
@@ -311,9 +311,7 @@ impl TagRecords {
     /// Takes over what the object store says of a tag, if it counts more than what is here: of two records the later one does.
     /// `writes`: the changes that had been made before. Returns whether.
     pub(super) async fn take_stored(&self, key: &TagKey, writes: u64, record: Arc<TagRecord>) -> bool {
-        // The forebay that wrote it may have a clock that is ahead.
-        let is_outdated =
-            self.writes.changed(&key.upstream, &key.repository).is_some_and(|at| record.confirmed <= at + MAX_SKEW);
+        let is_outdated = is_outdated(record.confirmed, self.writes.changed(&key.upstream, &key.repository));
         if is_outdated || self.writes(&key.upstream, &key.repository) != writes {
             return false;
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::signed_record::MAX_SKEW;
 use crate::{cache::storage::tag_record::TagRecord, oci::Digest};
 
 /// How often a record is written that says the same with a later time.
@@ -67,6 +68,12 @@ pub(super) fn is_news(record: &TagRecord, stored: Option<&Says>) -> bool {
     }
 }
 
+/// Whether a change through forebay at `changed` may be later than what a record says: the clock of the forebay that wrote it may
+/// be ahead.
+pub(in crate::cache::manifest) fn is_outdated(confirmed: SystemTime, changed: Option<SystemTime>) -> bool {
+    changed.is_some_and(|at| at.checked_add(MAX_SKEW).is_none_or(|end| confirmed <= end))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::UNIX_EPOCH};
@@ -98,6 +105,20 @@ mod tests {
         ] {
             let says = stored.map(|(content, seconds)| Says::from(&record(content, seconds)));
             assert_eq!(is_news(&record(new.0, new.1), says.as_ref()), expected, "{stored:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_brings_no_old_image_back() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        for (confirmed, changed, expected) in [
+            (1000, None, false),
+            (999, Some(1000), true),
+            (1000, Some(1000), true),
+            (1060, Some(1000), true),
+            (1061, Some(1000), false),
+        ] {
+            assert_eq!(is_outdated(at(confirmed), changed.map(at)), expected, "{confirmed} {changed:?}");
         }
     }
 

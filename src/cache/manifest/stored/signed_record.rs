@@ -21,7 +21,7 @@ use crate::{
 /// The longest record that is read, in bytes.
 pub(super) const MAX_LEN: usize = 20 * 1024;
 /// How far the clock of the forebay that wrote a record may be ahead of this one's.
-pub(in crate::cache::manifest) const MAX_SKEW: Duration = Duration::from_secs(60);
+pub(super) const MAX_SKEW: Duration = Duration::from_secs(60);
 
 /// Why a record does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
