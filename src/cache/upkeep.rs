@@ -214,8 +214,9 @@ impl Upkeep {
         }
     }
 
-    /// Has uploaded what the store lacks: first what this forebay owns, then what its owner has not uploaded in time. What was not used for
-    /// long may have been removed for its age: its owner sends it again as far as there is `room`. Returns how many contents wait.
+    /// Has uploaded what the store lacks: first what this forebay owns, then what its owner has not uploaded in time.
+    /// What was not used for long may have been removed for its age: its owner sends it again as far as there is
+    /// `room`. Returns how many contents wait.
     fn upload(&self, missing: Missing, room: Option<u64>, others: &mut Others) -> usize {
         let since = minutes(SystemTime::now()).saturating_sub(self.0.times.least_age.as_secs() / MINUTE);
         let (mut room, is_limited) = (room.unwrap_or(u64::MAX), room.is_some());

@@ -38,8 +38,8 @@ impl Others {
         due
     }
 
-    /// After how long the next pass looks again: soon if some are waited for, and then not again so soon. `interval`: from one
-    /// pass to the next.
+    /// After how long the next pass looks again: soon if some are waited for, and then not again so soon. `interval`:
+    /// from one pass to the next.
     pub(super) fn pause(&mut self, interval: Duration, now: Instant) -> Duration {
         let is_waited_for = |since: &Instant| now.saturating_duration_since(*since) < self.wait;
         self.is_looking_again = !self.is_looking_again && self.seen.values().any(is_waited_for);
