@@ -65,6 +65,9 @@ fn everything() -> Metrics {
     metrics.store_upload(UploadResult::Uploaded);
     metrics.store_queue(12);
     metrics.store_wrong_object();
+    metrics.store_record_refused(StoreResult::Refused);
+    metrics.redirected("docker.io", 13);
+    metrics.returned_after_redirect("docker.io");
     drop(metrics.circuit_opened("docker.io"));
     metrics
 }
