@@ -14,21 +14,28 @@ use forebay_test_support::real::{
     download::download, forebay::Forebay, gate::Gate, image::Blob, port::free_port, registry::Registry, turn::Turn,
 };
 
+mod frozen;
+
 const SIZE: usize = 64_000_000;
 const NODES: usize = 3;
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
-/// Forebays that are peers of one another, and mirrors of the registry at this URL.
+/// Forebays that are peers of one another, and mirrors of the registry at this URL. However busy the machine, none counts
+/// as dead that is not.
 async fn cluster(url: &str) -> Vec<Forebay> {
+    cluster_that_says(url, "timeout = \"1m\"").await
+}
+
+/// The same, with this setting of `[cluster]`.
+async fn cluster_that_says(url: &str, setting: &str) -> Vec<Forebay> {
     let ports: Vec<u16> = (0..NODES).map(|_| free_port()).collect();
     let peers: Vec<String> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
     let mut nodes = Vec::new();
     for (port, own) in ports.iter().zip(&peers) {
         let upstream =
             format!("[[upstream]]\nname = \"docker.io\"\ndefault = true\nconnections = 1\nurls = [\"{url}\"]");
-        let cluster = format!(
-            "[cluster]\npeers = {peers:?}\nadvertise = \"{own}\"\nkey_file = \"cluster.key\"\ntimeout = \"1m\""
-        );
+        let cluster =
+            format!("[cluster]\npeers = {peers:?}\nadvertise = \"{own}\"\nkey_file = \"cluster.key\"\n{setting}");
         nodes.push(Forebay::start_at(*port, &format!("{upstream}\n{cluster}\n"), &[("cluster.key", KEY)]).await);
     }
     nodes

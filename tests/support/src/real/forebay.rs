@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -128,6 +129,16 @@ impl Forebay {
 
     pub fn kill(&mut self) {
         self.daemon.kill();
+    }
+
+    /// SIGSTOP: no instruction of it runs until [`thaw`](Self::thaw); the kernel accepts connections and bytes for it.
+    pub fn freeze(&self) {
+        self.daemon.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.daemon.signal(Signal::CONT);
     }
 
     /// A new life with the same configuration and cache.
