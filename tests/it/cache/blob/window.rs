@@ -67,8 +67,16 @@ async fn read_in_step(clients: &mut [Client]) {
     }
 }
 
-/// Many clients, which all wait for the head that `gate` holds.
-async fn together(mirror: &Mirror, path: &str, content: &Bytes, (number, gate): (usize, &Gate)) -> Vec<Client> {
+/// Many clients, which all wait for the head that `gate` holds. The body comes when each has its head: whichever request
+/// forebay reads last, it finds the transfer at its beginning.
+async fn together(
+    (registry, mirror): (&FakeRegistry, &Mirror),
+    path: &str,
+    content: &Bytes,
+    (number, gate): (usize, &Gate),
+) -> Vec<Client> {
+    let body = Gate::new();
+    registry.fault(When::blobs(), Fault::HoldBody { at: 64 * 1024, gate: body.clone() });
     let mut sent = Vec::new();
     for _ in 0..number {
         sent.push(Raw::send(mirror.address(), path, &[]).await.unwrap());
@@ -80,6 +88,7 @@ async fn together(mirror: &Mirror, path: &str, content: &Bytes, (number, gate): 
     for client in sent {
         clients.push(Client::new(bounded(Raw::answer(client)).await.unwrap(), content));
     }
+    body.open();
     clients
 }
 
@@ -90,7 +99,7 @@ async fn forty_clients_in_step_are_one_transfer() {
     let (digest, content) = add(&registry, 12 * MIB + 5, 1);
     let gate = Gate::new();
     registry.fault(When::blobs(), Fault::HoldHead(gate.clone()));
-    let mut clients = together(&mirror, &path(&digest), &content, (40, &gate)).await;
+    let mut clients = together((&registry, &mirror), &path(&digest), &content, (40, &gate)).await;
     read_in_step(&mut clients).await;
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
     assert_eq!(mirror.metric(RECEIVED, &[]).await, content.len() as f64);
@@ -120,7 +129,7 @@ async fn a_client_that_leaves_disturbs_no_other() {
     let (head, body) = (Gate::new(), Gate::new());
     registry.fault(When::blobs(), Fault::HoldHead(head.clone()));
     registry.fault(When::blobs(), Fault::HoldBody { at: MIB, gate: body.clone() });
-    let mut clients = together(&mirror, &path(&digest), &content, (4, &head)).await;
+    let mut clients = together((&registry, &mirror), &path(&digest), &content, (4, &head)).await;
     for client in &mut clients {
         client.read(MIB / 2).await;
     }
@@ -163,7 +172,7 @@ async fn a_broken_transfer_is_resumed_once_for_all() {
     let gate = Gate::new();
     registry.fault(When::blobs(), Fault::HoldHead(gate.clone()));
     registry.fault_times(1, When::blobs(), Fault::Truncate { at: MIB });
-    let mut clients = together(&mirror, &path(&digest), &content, (8, &gate)).await;
+    let mut clients = together((&registry, &mirror), &path(&digest), &content, (8, &gate)).await;
     join_all(clients.iter_mut().map(Client::read_all)).await;
     let ranges: Vec<_> = registry.requests().into_iter().filter(|request| request.is_blob_get(&digest)).collect();
     assert_eq!(ranges.len(), 2);
@@ -180,7 +189,7 @@ async fn a_wrong_digest_breaks_every_response() {
     let gate = Gate::new();
     registry.fault(When::blobs(), Fault::HoldHead(gate.clone()));
     registry.fault(When::blobs(), Fault::Corrupt { at: 2 * MIB });
-    let clients = together(&mirror, &path(&digest), &content, (8, &gate)).await;
+    let clients = together((&registry, &mirror), &path(&digest), &content, (8, &gate)).await;
     assert!(join_all(clients.into_iter().map(Client::breaks)).await.into_iter().all(|broken| broken));
     assert_eq!(registry.count(|request| request.is_blob_get(&digest)), 1);
     assert_eq!(mirror.metric("forebay_digest_mismatches_total", &[]).await, 1.0);
@@ -195,7 +204,7 @@ async fn an_error_in_mid_body_breaks_every_response() {
     let gate = Gate::new();
     registry.fault(When::blobs(), Fault::HoldHead(gate.clone()));
     registry.fault_times(1, When::blobs(), Fault::Truncate { at: MIB });
-    let clients = together(&mirror, &path(&digest), &content, (8, &gate)).await;
+    let clients = together((&registry, &mirror), &path(&digest), &content, (8, &gate)).await;
     registry.fault(When::blobs(), Fault::status(404));
     assert!(join_all(clients.into_iter().map(Client::breaks)).await.into_iter().all(|broken| broken));
 }
@@ -208,7 +217,7 @@ async fn clients_of_three_speeds_are_three_transfers_at_most() {
     let (digest, content) = add(&registry, 48 * MIB, 1);
     let gate = Gate::new();
     registry.fault(When::blobs(), Fault::HoldHead(gate.clone()));
-    let mut clients = together(&mirror, &path(&digest), &content, (8, &gate)).await;
+    let mut clients = together((&registry, &mirror), &path(&digest), &content, (8, &gate)).await;
     let mut stopped = clients.split_off(6);
     // The others do not wait for one that takes nothing, nor for one that takes little.
     for turn in 0.. {
