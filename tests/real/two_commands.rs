@@ -5,12 +5,15 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use forebay_test_support::real::{
-    daemon::Daemon,
-    download::{client, download},
-    forebay::{command, local},
-    port::free_port,
-    program,
+use forebay_test_support::{
+    real::{
+        daemon::Daemon,
+        download::{client, download},
+        forebay::{command, local},
+        port::free_port,
+        program,
+    },
+    until::until,
 };
 
 #[tokio::test]
@@ -27,9 +30,9 @@ async fn serve_without_configuration_prints_what_to_paste() {
 
     forebay.until_listening(local(port)).await;
     forebay.until_listening(local(admin)).await;
+    // It listens before it is ready.
     for url in [format!("http://127.0.0.1:{port}/v2/"), format!("http://127.0.0.1:{admin}/readyz")] {
-        let answer = client().get(&url).send().await.expect("forebay answers");
-        assert_eq!(answer.status(), 200, "{url}");
+        until(&url, async || client().get(&url).send().await.expect("forebay answers").status() == 200).await;
     }
     forebay.until_log("registry-mirrors").await;
     let said = forebay.log();

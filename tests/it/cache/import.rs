@@ -440,12 +440,12 @@ async fn an_imported_image_is_exported_as_it_came() {
 
 /// Its state in the list of images, and the pins.
 async fn pinned(mirror: &Mirror) -> (Value, Vec<(Value, Value)>) {
-    let image = until("all is read", async || {
-        let images = get(mirror, "images").await;
-        (images["reading"] == false).then(|| images["images"][0].clone())
+    let (image, pins) = until("all is read, and both say the same", async || {
+        let (images, pins) = (get(mirror, "images").await, get(mirror, "pins").await);
+        let (image, pins) = (images["images"][0].clone(), pins["pins"].as_array().unwrap().clone());
+        (images["reading"] == false && image["pinned"] == !pins.is_empty()).then_some((image, pins))
     })
     .await;
-    let pins = get(mirror, "pins").await["pins"].as_array().unwrap().clone();
     (image["pinned"].clone(), pins.iter().map(|pin| (pin["match"].clone(), pin["imported"].clone())).collect())
 }
 
