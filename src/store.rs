@@ -181,7 +181,8 @@ impl Store {
         let shown = Arc::downgrade(&inner);
         inner.metrics.before_reading(move |metrics| {
             if let Some(inner) = shown.upgrade() {
-                metrics.store_up(!inner.reads.is_open(), !inner.writes.is_open());
+                let now = Instant::now();
+                metrics.store_up(inner.reads.would_admit(now), inner.writes.would_admit(now));
             }
         });
         Self(inner)
@@ -223,12 +224,19 @@ impl Store {
 
     /// How it is.
     pub(crate) fn health(&self) -> Health {
-        self.0.health.now(self.0.reads.is_open(), self.0.writes.is_open())
+        // As the metric: what nobody asks for after an outage shall not count as failing for ever.
+        let now = Instant::now();
+        self.0.health.now(!self.0.reads.would_admit(now), !self.0.writes.would_admit(now))
     }
 
     /// Whether a read would be sent now.
     pub(crate) fn may_read(&self) -> bool {
         self.0.reads.would_admit(Instant::now())
+    }
+
+    /// How long listings and deletes have to wait; `None`: they may be sent now.
+    pub(crate) fn delete_pause(&self) -> Option<Duration> {
+        self.0.upkeep.pause(Instant::now())
     }
 
     /// How long writes have to wait; `None`: they may be sent now.

@@ -109,7 +109,8 @@ impl Breaker {
     }
 
     /// Whether the store is left alone, probes apart.
-    pub(super) fn is_open(&self) -> bool {
+    #[cfg(test)]
+    fn is_open(&self) -> bool {
         self.state.lock().open.is_some()
     }
 

@@ -186,6 +186,10 @@ impl Store {
             Err(error) => {
                 let weight = if has_head { Weight::Heavy } else { Weight::Light };
                 self.judge(Lane::Read, pass, Some(&error), weight);
+                // Clients shall not be sent to it.
+                if error.kind == ErrorKind::Missing {
+                    self.0.known.note(name, None, Instant::now());
+                }
                 return Err(error);
             }
         };

@@ -211,7 +211,7 @@ impl ObjectTier {
             ticks.tick().await;
             let mut is_changed = false;
             for removal in self.0.removals.all() {
-                if self.0.objects.write_pause().is_some() {
+                if self.0.objects.delete_pause().is_some() {
                     break;
                 }
                 is_changed |= self.try_removal(&removal).await;
