@@ -22,6 +22,8 @@ use super::{Streamed, Target, framing::Framing, framing::wrong};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The most bytes that one `recv` discards.
 const SINK: usize = 1 << 20;
+/// The most bytes that are compared at once: they are still in the processor's caches.
+const COMPARED: usize = 64 << 10;
 /// More connections than this share threads.
 const THREADS: usize = 8;
 /// Threads for many connections: one for each of the two cores that the table is made for.
@@ -111,6 +113,31 @@ pub fn verify(target: &Target, digest: &str) -> io::Result<()> {
     }
     let got = format!("sha256:{}", hex::encode(hasher.finalize()));
     if got == digest { Ok(()) } else { Err(wrong(&format!("the body is {got}, not {digest}"))) }
+}
+
+/// Downloads the blob once, and compares every byte of it with these as it comes, which costs less than a digest.
+pub fn compare(target: &Target, expected: &[u8]) -> io::Result<Download> {
+    let start = Instant::now();
+    let mut connection = Connection::connect(target)?;
+    connection.ask()?;
+    let (mut rest, mut first_byte, mut buffer) = (expected, None, vec![0; COMPARED]);
+    while connection.framing.received() < target.length {
+        let count = connection.socket.read(&mut buffer)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let body = connection.framing.read(&buffer[..count])?;
+        if !body.is_empty() {
+            first_byte.get_or_insert_with(|| start.elapsed());
+        }
+        rest = rest.strip_prefix(body).ok_or_else(|| wrong("the body has other bytes"))?;
+    }
+    let whole = start.elapsed();
+    if rest.is_empty() {
+        Ok(Download { first_byte: first_byte.unwrap_or(whole), whole })
+    } else {
+        Err(wrong("too short"))
+    }
 }
 
 /// A connection whose response to the request for the blob comes next, head first.

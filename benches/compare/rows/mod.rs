@@ -20,6 +20,7 @@ mod held;
 mod manifests;
 mod misses;
 mod no_room;
+mod peer_crowd;
 mod peers;
 mod pushes;
 mod start;
@@ -79,6 +80,7 @@ pub const CASES: &[Case] = &[
     Case { name: "peer-miss-cold", run: |setup| peers::cold_miss(setup).boxed_local() },
     Case { name: "peer-miss-warm", run: |setup| peers::warm_miss(setup).boxed_local() },
     Case { name: "peer-shared", run: |setup| peers::shared(setup).boxed_local() },
+    Case { name: "peer-crowd", run: |setup| peer_crowd::crowd(setup).boxed_local() },
     Case { name: "push-one", run: |setup| pushes::then_pulled(setup, 1, BLOB).boxed_local() },
     Case { name: "push-many", run: |setup| pushes::then_pulled(setup, 20, 5_000_000).boxed_local() },
     Case { name: "no-room-40", run: |setup| no_room::one_speed(setup).boxed_local() },

@@ -1,6 +1,4 @@
 //! Forebays that are peers: what a cluster costs where nothing is shared, and what a miss costs that a peer answers.
-//!
-//! The rows of the store belong here, too.
 
 use super::{
     BLOB, Setup, Upstream, check, in_turn,
@@ -137,19 +135,25 @@ async fn miss(setup: &Setup, work: String, line: Line, is_warm: bool) -> Row {
     }
 }
 
+/// So many forebays before this URL: members of one cluster, or of none.
+pub async fn start(setup: &Setup, url: &str, count: usize, is_cluster: bool) -> Vec<Forebay> {
+    let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+    let mut forebays = Vec::new();
+    for port in &ports {
+        let peers = if is_cluster { ports.as_slice() } else { &[] };
+        let options = Options { port: Some(*port), peers, ..Options::default() };
+        forebays.push(Forebay::start(&setup.program, url, options).await);
+    }
+    forebays
+}
+
 /// One cold blob for clients of three forebays behind a line of 1 Gbit/s, compared with three that share nothing.
 pub async fn shared(setup: &Setup) -> Row {
     let upstream = Upstream::with_blob(BLOB).await;
     let round = async |is_cluster: bool| {
         let line = Line { shared_rate: Some(125e6), ..Line::default() };
         let proxy = Proxy::before(upstream.registry.port, line).await;
-        let ports: [u16; PEERS] = std::array::from_fn(|_| free_port());
-        let mut forebays = Vec::new();
-        for port in ports {
-            let peers = if is_cluster { ports.as_slice() } else { &[] };
-            let options = Options { port: Some(port), peers, ..Options::default() };
-            forebays.push(Forebay::start(&setup.program, &proxy.url(), options).await);
-        }
+        let forebays = start(setup, &proxy.url(), PEERS, is_cluster).await;
         let targets: Vec<_> = forebays.iter().map(|forebay| upstream.at(forebay)).collect();
         let pulls = targets.iter().map(|target| last_of(CLIENTS, target));
         let last = futures_util::future::join_all(pulls).await;
