@@ -24,6 +24,7 @@ mod peer_crowd;
 mod peers;
 mod pushes;
 mod start;
+mod store;
 
 /// The repository with all contents.
 const REPOSITORY: &str = "bench/app";
@@ -81,6 +82,9 @@ pub const CASES: &[Case] = &[
     Case { name: "peer-miss-warm", run: |setup| peers::warm_miss(setup).boxed_local() },
     Case { name: "peer-shared", run: |setup| peers::shared(setup).boxed_local() },
     Case { name: "peer-crowd", run: |setup| peer_crowd::crowd(setup).boxed_local() },
+    Case { name: "store-blob-hit", run: |setup| store::blob_hit(setup).boxed_local() },
+    Case { name: "store-miss", run: |setup| store::miss(setup).boxed_local() },
+    Case { name: "store-upload", run: |setup| store::upload(setup).boxed_local() },
     Case { name: "push-one", run: |setup| pushes::then_pulled(setup, 1, BLOB).boxed_local() },
     Case { name: "push-many", run: |setup| pushes::then_pulled(setup, 20, 5_000_000).boxed_local() },
     Case { name: "no-room-40", run: |setup| no_room::one_speed(setup).boxed_local() },

@@ -11,7 +11,13 @@ use tempfile::TempDir;
 use super::{folder, local, write};
 use crate::client::clear;
 use forebay_test_support::{
-    real::{certificate::Identity, daemon::Daemon, port::free_port, program},
+    real::{
+        certificate::Identity,
+        daemon::Daemon,
+        port::free_port,
+        program,
+        seaweedfs::{self, SeaweedFs},
+    },
     until::until,
 };
 
@@ -32,6 +38,8 @@ pub struct Options<'a> {
     pub port: Option<u16>,
     /// The ports of the peers; none: it is in no cluster.
     pub peers: &'a [u16],
+    /// Where SeaweedFS is; else there is no object store.
+    pub store: Option<u16>,
 }
 
 /// The key of all clusters.
@@ -83,11 +91,15 @@ impl Forebay {
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:{port}\"]\n{tls}[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
              [cache]\ndirectory = \"{}\"\nmin_free = \"0 B\"\ntag_ttl = \"1h\"\n{size}\
-             [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\npush = {}\n{}",
+             [[upstream]]\nname = \"registry.test\"\ndefault = true\nurls = [\"{upstream}\"]\npush = {}\n{}{}",
             cache.display(),
             options.push,
             cluster(options.peers, port),
+            options.store.map_or_else(String::new, SeaweedFs::section),
         );
+        for (name, key) in seaweedfs::keys() {
+            write(&folder.path().join(name), key);
+        }
         write(&folder.path().join("cluster.key"), CLUSTER_KEY);
         let file = folder.path().join("forebay.toml");
         write(&file, &text);
