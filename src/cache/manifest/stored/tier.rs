@@ -159,7 +159,10 @@ impl ObjectTier {
                 tier.0.removals.write().await;
             }
         });
-        let _ = tokio::time::timeout(REMOVAL_TIMEOUT, removing).await;
+        if tokio::time::timeout(REMOVAL_TIMEOUT, removing).await.is_err() {
+            // The change is answered now: the next process has to know of it, too.
+            self.0.removals.write().await;
+        }
     }
 
     /// Returns whether it is removed.
