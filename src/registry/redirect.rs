@@ -1,7 +1,7 @@
 //! Redirects: a client gets a blob from the object store, so that its bytes do not pass here.
 //!
 //! What must hold: a client is sent there only after all that would let it have the blob from here: rules, authentication, and
-//! the upstream's grant; a URL of a client's private content ends soon; whatever the store does, a client is served. The client
+//! the upstream's grant; a URL of a client's private content ends soon; if the store fails, forebay serves the client. The client
 //! verifies what it gets: forebay does not see the bytes. See docs/store.md.
 
 mod condition;
@@ -22,7 +22,7 @@ use crate::{
 /// How long a URL is good for. Clients use it at once; but clocks differ, and lazy pullers keep it for later ranges. The
 /// registry of distribution gives as much.
 const VALID: Duration = Duration::from_secs(20 * 60);
-/// The same for content that an upstream has to grant to each client: whoever has the URL has the content.
+/// The same for content that an upstream has to grant to each client: a URL gives the content without a login.
 const VALID_FOR_CLIENT: Duration = Duration::from_secs(60);
 /// How long a client waits for a URL, for which a few kinds of credentials need a request of their own.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Requests that nobody waits for: those that keep the store in order.
+//! Requests that no client waits for: those that keep the store in order.
 //!
 //! What must hold: while the store is left alone they wait, and go on where they were; one that the store refuses again
 //! and again is given up, and so are all in an outage that does not end.

@@ -21,7 +21,7 @@ use crate::{peer::Network, single_flight::SingleFlight};
 const MIN_LEN: u64 = 1024 * 1024;
 /// How long a client waits for the store before it is served from here.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long an object counts as there. Other forebays delete what nobody has used for a day or longer.
+/// How long an object counts as there. Other forebays delete objects that no forebay has used for a day or longer.
 const PRESENT_TTL: Duration = Duration::from_secs(5 * 60);
 /// How long it counts as missing. Another forebay may be about to upload it.
 const MISSING_TTL: Duration = Duration::from_secs(10);

@@ -104,7 +104,7 @@ impl Store {
         let path = self.path(name);
         let begin = self.0.engine.create_multipart(&path);
         let id = self.call(Lane::Begin, StoreOperation::Part, REQUEST_TIMEOUT, begin).await?;
-        // Before the first part, so that a kill leaves no upload that nobody knows of.
+        // Before the first part, so that a kill leaves no upload that is not in the journal.
         self.0.journal.add(&path, &id).await;
         let sent = self.send_parts(&path, &id, content).await;
         if sent.is_err() && self.abort(&path, &id).await.is_err() {

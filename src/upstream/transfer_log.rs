@@ -23,7 +23,7 @@ pub(crate) struct TransferLog {
     object: Option<ObjectName>,
     /// The sources of bytes: a bit for each.
     sources: AtomicU8,
-    /// Who told first how long the blob is: a bit as above; 0 for nobody.
+    /// Which source told first how long the blob is: a bit as above; 0: none has.
     length_of: AtomicU8,
     /// The store was found to be wrong before all bytes came.
     is_store_wrong: AtomicBool,

@@ -433,6 +433,36 @@ async fn of_two_records_the_later_one_counts_in_an_outage() {
     assert_eq!(get(&one, 1).await.body, new.manifest_bytes);
 }
 
+#[tokio::test]
+async fn a_record_without_its_manifest_ends_no_stale_image() {
+    let (registry, store) = (FakeRegistry::start().await, FakeS3::start().await);
+    let old = registry.add_image("team/app", "1", &[b"old"]);
+    let never = |config: &mut forebay::config::Config| config.cache.tag_ttl = Duration::ZERO;
+    let mut one = build(&registry, &store, "").config(never).start().await;
+    pull_and_wait(&one, &store, &old).await;
+    // Another forebay has written a newer record, and its manifest still waits for its upload.
+    let new = registry.add_image("team/app", "1", &[b"new"]);
+    let two = build(&registry, &store, "").config(never).start().await;
+    let (name, digest) = (record(&store), object(&new.manifest));
+    until("the new record is written", async || {
+        assert_eq!(get(&two, 1).await.body, new.manifest_bytes);
+        text(&store, &name).contains(new.manifest.as_str())
+    })
+    .await;
+    store.wait_for("the new manifest", |objects| objects.contains_key(&digest)).await;
+    drop(two);
+    store.remove(&digest);
+    registry.fault(When::manifests(), Fault::status(503));
+    one.restart().await;
+    for _ in 0..2 {
+        let stale = get(&one, 1).await;
+        assert_eq!((stale.status, stale.body), (200, old.manifest_bytes.clone()));
+        let head = one.request(Method::HEAD, &manifest(1), &[("accept", OCI_MANIFEST)]).await;
+        assert_eq!((head.status, head.header("docker-content-digest")), (200, Some(old.manifest.as_str())));
+    }
+    assert!(store.count("GET", &digest) > 0, "it was looked for");
+}
+
 /// Lists the store at once.
 fn at_once(config: &mut forebay::config::Config) {
     let times = &mut config.store.as_mut().unwrap().times;
@@ -610,19 +640,19 @@ async fn objects_that_make_no_sense_stop_no_upkeep() {
     // Names that the crate refuses, a list and a summary that are too long, and a list from the future.
     let shelf = &blob(5)[..14];
     assert_eq!((shelf.len(), (1..4).any(|number| blob(number).starts_with(shelf))), (14, false));
-    for name in ["usage//1".to_owned(), format!("{shelf}0//x")] {
+    for name in ["usage//1".to_owned(), format!("{shelf}0//x"), "usage/app/2024".to_owned()] {
         store.put(&name, "x", HOUR);
     }
-    for name in ["usage/summary", "usage/00/1"] {
+    for name in ["usage/summary", "usage/0000000000000000/1"] {
         store.put(name, vec![b'x'; 20_000_000], HOUR);
     }
-    let future = format!("usage/ffff/{}", u32::MAX);
+    let future = format!("usage/ffffffffffffffff/{}", u32::MAX);
     store.put(&future, format!("{}\n", &digest(6).hex()[..16]), HOUR);
     let mirror = build(&registry, &store, "").config(at_once).config(limit).start().await;
     mirror.until_metric("forebay_store_evicted_bytes_total", &[], 200_000.0).await;
     store.wait_for("the summary", |objects| objects["usage/summary"].content.len() < 1000).await;
     store.wait_for("the lists are gone", |objects| !objects.contains_key(&future)).await;
-    assert_eq!(store.names("usage/"), ["usage//1", "usage/summary"]);
+    assert_eq!(store.names("usage/"), ["usage//1", "usage/app/2024", "usage/summary"]);
     assert!(!text(&store, "usage/summary").contains(&u32::MAX.to_string()));
     assert_eq!(store.count("LIST", shelf), 2, "once to compare, and once to remove");
 }

@@ -35,8 +35,9 @@ impl ManifestCache {
 
     pub(super) async fn get_tag(&self, request: &ManifestRequest, tag: &Tag) -> Result<ServedManifest, ManifestError> {
         let key = request.key(tag);
-        let (record, freshness) = self.record_or_stored(request, &key).await;
+        let (record, freshness, was_stored) = self.record_or_stored(request, &key).await;
         let (content, is_stored) = self.cached_or_stored_of(request, record.as_deref()).await;
+        let is_stored = is_stored || was_stored;
         let freshness = match &content {
             Some(_) => freshness,
             None => self.freshness_of_other_class(request, &key).await,

@@ -37,7 +37,7 @@ impl ManifestCache {
 
     pub(super) async fn head_tag(&self, request: &ManifestRequest, tag: &Tag) -> Result<ManifestHead, ManifestError> {
         let key = request.key(tag);
-        let (record, freshness) = self.record_or_stored(request, &key).await;
+        let (record, freshness, _) = self.record_or_stored(request, &key).await;
         let freshness = match &record {
             Some(_) => freshness,
             None => self.freshness_of_other_class(request, &key).await,

@@ -44,31 +44,36 @@ impl ManifestCache {
         store.and(self.0.tier.as_ref())
     }
 
-    /// The record of a tag that this client may be served from, and its freshness: that of the store if there is none here.
+    /// The record of a tag that this client may be served from, and its freshness: that of the store if there is none here. With
+    /// it whether its manifest, too, came from the store.
     pub(super) async fn record_or_stored(
         &self,
         request: &ManifestRequest,
         key: &TagKey,
-    ) -> (Option<Arc<TagRecord>>, Freshness) {
-        match self.record(request, key).await {
-            (None, _) if self.take_stored_record(request, key).await => self.record(request, key).await,
-            here => here,
+    ) -> (Option<Arc<TagRecord>>, Freshness, bool) {
+        let (mut here, mut is_stored) = (self.record(request, key).await, false);
+        if here.0.is_none()
+            && let Some(was_stored) = self.take_stored_record(request, key).await
+        {
+            (here, is_stored) = (self.record(request, key).await, was_stored);
         }
+        (here.0, here.1, is_stored)
     }
 
-    /// Takes the record of a tag over that the store has, if it is newer than what is here; returns whether.
-    async fn take_stored_record(&self, request: &ManifestRequest, key: &TagKey) -> bool {
-        let Some(tier) = self.tier(request) else { return false };
+    /// Takes the record of a tag over that the store has, if it is newer than what is here, and forebay has its manifest: without
+    /// that it would take the place of a record that can be served while the upstream fails. Returns whether the manifest came
+    /// from the store; `None`: the record was not taken.
+    async fn take_stored_record(&self, request: &ManifestRequest, key: &TagKey) -> Option<bool> {
+        let tier = self.tier(request)?;
         if self.tag_rules(&key.upstream, &key.repository, &key.tag).hold.is_some() {
-            return false;
+            return None;
         }
         let writes = self.0.tags.writes(&key.upstream, &key.repository);
-        match tier.find(key).await {
-            Some(record) if record.is_of(request.upstream.registry(), key.visibility) => {
-                self.0.tags.take_stored(key, writes, record).await
-            }
-            Some(_) | None => false,
-        }
+        let found = tier.find(key).await;
+        let record = found.filter(|record| record.is_of(request.upstream.registry(), key.visibility))?;
+        let (content, is_stored) = self.cached_or_stored_of(request, Some(&record)).await;
+        content?;
+        self.0.tags.take_stored(key, writes, record).await.then_some(is_stored)
     }
 
     /// The manifest of a tag's record, and whether it comes from the store.
@@ -128,15 +133,11 @@ impl ManifestCache {
             Ok(served) => served.outcome == Outcome::Stale,
             Err(error) => error.is_outage(),
         };
-        if !is_outage || !self.take_stored_record(request, key).await {
-            return result;
-        }
-        let (record, _) = self.record(request, key).await;
-        match (self.cached_or_stored_of(request, record.as_deref()).await.0, record) {
-            (Some(content), Some(record)) => {
+        match self.stored_since(request, key, is_outage).await {
+            Some((content, record)) => {
                 Ok(ServedManifest { content, outcome: Outcome::Stale, confirmed: Some(record.confirmed) })
             }
-            _ => result,
+            None => result,
         }
     }
 
@@ -151,14 +152,25 @@ impl ManifestCache {
             Ok(head) => head.outcome == Outcome::Stale,
             Err(error) => error.is_outage(),
         };
-        if !is_outage || !self.take_stored_record(request, key).await {
-            return result;
+        match self.stored_since(request, key, is_outage).await {
+            Some((content, record)) => Ok(ManifestHead::of(&content, Outcome::Stale, Some(record.confirmed))),
+            None => result,
         }
-        let (record, _) = self.record(request, key).await;
-        match (self.cached_or_stored_of(request, record.as_deref()).await.0, record) {
-            (Some(content), Some(record)) => Ok(ManifestHead::of(&content, Outcome::Stale, Some(record.confirmed))),
-            _ => result,
+    }
+
+    async fn stored_since(
+        &self,
+        request: &ManifestRequest,
+        key: &TagKey,
+        is_outage: bool,
+    ) -> Option<(Arc<VerifiedManifest>, Arc<TagRecord>)> {
+        if !is_outage {
+            return None;
         }
+        self.take_stored_record(request, key).await?;
+        let record = self.record(request, key).await.0?;
+        let content = self.cached_or_stored_of(request, Some(&record)).await.0?;
+        Some((content, record))
     }
 
     /// Where a manifest waits for its upload that the upstream has just given. What a peer gave, the peer uploads.

@@ -1,6 +1,6 @@
 //! How much of the object store was last used how long ago, and what has to go (pure).
 //!
-//! What must hold: memory does not grow with the number of objects; what is younger than the least age stays, whatever its size.
+//! What must hold: memory does not grow with the number of objects; what is younger than the least age stays, also if the store is too large.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 const MAX_HOURS: usize = 366 * 24;
 /// To which part of its limit the store is brought, in percent: not each pass has to remove something.
 const TARGET: u64 = 95;
-/// Up to which part the store takes what nobody has used lately, in percent.
+/// Up to which part the store takes what no forebay has used lately, in percent.
 const FULL: u64 = 90;
 
 const HOUR: u64 = 60 * 60;
@@ -51,7 +51,7 @@ impl Ages {
         self.objects += 1;
     }
 
-    /// How many bytes may come that nobody has used lately, so that they are not soon removed again.
+    /// How many bytes may come that no forebay has used lately, so that they are not soon removed again.
     pub(super) fn room(&self, max_size: u64) -> u64 {
         (max_size / 100 * FULL).saturating_sub(self.total)
     }

@@ -173,8 +173,10 @@ impl Upkeep {
 
 /// When the list of this name was written.
 fn hour_of(name: &ObjectName) -> Option<u32> {
-    let (_, hour) = name.as_str().strip_prefix(LISTS)?.split_once('/')?;
-    hour.parse().ok()
+    let (process, hour) = name.as_str().strip_prefix(LISTS)?.split_once('/')?;
+    // Another program may have such names in the bucket.
+    let is_process = process.len() == 16 && process.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_process.then(|| hour.parse().ok())?
 }
 
 #[cfg(test)]

@@ -49,7 +49,14 @@ impl Usage {
         let eighth = hours.len() / 8;
         let (_, last, _) = hours.select_nth_unstable(eighth);
         let last = *last;
-        self.0.retain(|_, hour| *hour > last);
+        let later = self.0.values().filter(|hour| **hour > last).count();
+        // Of one hour there may be more than an eighth.
+        let mut room = (self.0.len() - eighth).saturating_sub(later);
+        self.0.retain(|_, hour| {
+            let stays = *hour > last || (*hour == last && room > 0);
+            room -= usize::from(stays && *hour == last);
+            stays
+        });
     }
 
     pub(super) fn summary(&self) -> String {
@@ -113,5 +120,8 @@ mod tests {
         assert!(usage.0.contains_key(&(MAX_USED as u64)) && !usage.0.contains_key(&0));
         assert!(usage.summary().len() <= MAX_SUMMARY);
         assert_eq!(list(0..MAX_LISTED as u64 + 5).len(), MAX_LIST);
+        let mut of_an_hour = Usage::default();
+        (0..=MAX_USED).for_each(|number| of_an_hour.add(number as u64, 7));
+        assert!(of_an_hour.0.len() <= MAX_USED && of_an_hour.0.len() > MAX_USED / 4 * 3, "{}", of_an_hour.0.len());
     }
 }

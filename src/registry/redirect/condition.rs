@@ -44,7 +44,7 @@ impl<'a> Target<'a> {
 
     /// Whether a client may be led there that came over TLS or not, and that named this `host`.
     ///
-    /// Clients in Go send the credentials of a request also to where it is redirected if that is the same host, on whatever
+    /// Clients in Go send the credentials of a request also to where it is redirected if that is the same host, on any
     /// port, or a host below it; and S3 refuses a signed URL that comes with other credentials.
     ///
     /// Source: Go, `net/http`, `shouldCopyHeaderOnRedirect`.

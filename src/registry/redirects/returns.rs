@@ -4,7 +4,7 @@
 //! is served from here that time, so that its pull succeeds. The next request is redirected again, so that many clients behind
 //! one address get half of what they request from the store at least.
 //!
-//! What must hold: memory is bounded, whatever clients request.
+//! What must hold: memory is bounded for any requests of clients.
 
 use std::{
     hash::{BuildHasher as _, RandomState},

@@ -93,7 +93,7 @@ pub(super) fn prefix_of_repository(visibility: Visibility, upstream: &str, repos
     format!("{}tags/{upstream}/{repository}/", pool(visibility).prefix())
 }
 
-/// What the names of a tag's records begin with, whatever their classes.
+/// What the names of a tag's records begin with, for all classes.
 pub(super) fn prefix_of_tag(key: &TagKey) -> String {
     let TagKey { visibility, upstream, repository, tag, .. } = key;
     format!("{}tags/{upstream}/{repository}/{tag}@", pool(*visibility).prefix())

@@ -170,7 +170,11 @@ impl ObjectTier {
         let removed = self.remove_now(removal).await;
         match &removed {
             Ok(()) => self.0.removals.done(removal),
-            Err(error) => tracing::debug!(?removal, %error, "to be removed from the object store later"),
+            Err(error) => {
+                // An earlier attempt for the same may have succeeded since this one was added.
+                self.0.removals.add(removal);
+                tracing::debug!(?removal, %error, "to be removed from the object store later");
+            }
         }
         removed.is_ok()
     }
