@@ -206,11 +206,7 @@ impl Store {
                 continue;
             }
             match self.delete(&name).await {
-                Ok(()) => {
-                    // What comes in its place, perhaps from another forebay, is another object.
-                    self.0.distrust.forget(&name);
-                    pause = FIRST_DELETE_PAUSE;
-                }
+                Ok(()) => pause = FIRST_DELETE_PAUSE,
                 Err(error) => {
                     tracing::warn!(%name, %error, ?pause, "an object that had wrong bytes is not deleted: again after a pause");
                     self.0.wrong.add(name);
@@ -228,9 +224,7 @@ impl Store {
 
     /// How it is.
     pub(crate) fn health(&self) -> Health {
-        // As the metric: a store that gets no request after an outage shall not count as failing for ever.
-        let now = Instant::now();
-        self.0.health.now(!self.0.reads.would_admit(now), !self.0.writes.would_admit(now))
+        self.0.health.now(self.0.reads.is_open(), self.0.writes.is_open())
     }
 
     /// Whether a read would be sent now.

@@ -109,8 +109,7 @@ impl Breaker {
     }
 
     /// Whether the store is left alone, probes apart.
-    #[cfg(test)]
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.state.lock().open.is_some()
     }
 
