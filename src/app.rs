@@ -7,6 +7,7 @@ pub mod check;
 mod error;
 mod fixed_keys;
 mod loading;
+mod object_store;
 mod reloadable;
 mod running;
 mod warnings;
@@ -34,7 +35,7 @@ use crate::{
     auth::{self, AccessControl, Grants, LoginFailure, PasswordAttempts},
     cache::{
         BlobCache, CacheContext, DiskStore, Exports, ImageVerification, Images, Imports, Inventory, Lists,
-        ManifestCache, ObjectSources, Pins, Removal, Replication, Scrub, Upkeep, UploadQueue,
+        ManifestCache, ObjectSources, Pins, Removal, Scrub, Upkeep, UploadQueue,
     },
     cluster::{PeerPlace, PeerResult, RefusedProof},
     config::{Config, Loaded},
@@ -52,13 +53,12 @@ use crate::{
 pub use self::{
     error::Error,
     fixed_keys::is_fixed_at_start,
-    loading::{Checked, StorePing, check},
+    loading::{Checked, check},
+    object_store::StorePing,
 };
 use self::{
     fixed_keys::{FixedKey, keep_fixed},
-    loading::{
-        allowed_hosts, cluster, deletions_in, first_seen_in, presence, store as object_store, table, upstream_context,
-    },
+    loading::{allowed_hosts, cluster, deletions_in, first_seen_in, table, upstream_context},
     reloadable::Reloadable,
     running::Running,
     warnings::tell_zero_copy,
@@ -121,7 +121,7 @@ impl App {
         let instance = instance();
         let trusted = TrustedNetworks::new(config.server.trusted_networks.clone());
         let cluster = cluster(&config)?;
-        let objects = object_store(&config, &metrics)?;
+        let objects = object_store::store(&config, &metrics)?;
         let uploads = objects.as_ref().map(|_| UploadQueue::new(metrics.clone()));
         let upstream_context = Context {
             cluster: cluster.clone(),
@@ -171,7 +171,7 @@ impl App {
         client_rates.set(config.access.client_rate);
         let memory = ResponseMemory::new(trusted.clone(), store.readers().clone());
         let tls = config.server.tls.as_ref().map(ReloadableTls::load).transpose()?;
-        let presence = presence(&config, objects.as_ref(), (&tasks, &end));
+        let presence = object_store::presence(&config, objects.as_ref(), (&tasks, &end));
         if let Some(presence) = &presence {
             caches.blobs.redirects_by(presence.clone());
         }
@@ -245,26 +245,13 @@ impl App {
         running.warn(&loaded, &config);
         let admin_hosts = Arc::new(ArcSwap::from_pointee(allowed_hosts(&config, &config.admin.allowed_hosts)));
         tasks.spawn(store.clone().keep_uses(end.clone()));
-        let upkeep = objects.zip(uploads).zip(config.store.as_ref()).map(|((objects, uploads), section)| {
-            service.caches.blobs.downloads().upload_by(uploads.clone());
-            let upkeep = Upkeep::new(
-                (store.clone(), objects.clone()),
-                uploads.clone(),
-                cluster.clone(),
-                metrics.clone(),
-                section,
-                config.state_directory.as_deref(),
-            );
-            Replication::new(uploads, store.clone(), objects, metrics.clone()).run(&tasks, &end);
-            upkeep
-        });
-        if let Some(upkeep) = upkeep.clone() {
-            upkeep.set_upstreams(&config.upstreams);
-            let over = end.clone();
-            tasks.spawn(async move {
-                over.run_until_cancelled(upkeep.run()).await;
-            });
-        }
+        let keeping = object_store::Keeping {
+            disk: &store,
+            blobs: &service.caches.blobs,
+            cluster: cluster.as_ref(),
+            metrics: &metrics,
+        };
+        let upkeep = object_store::keep(&config, objects.zip(uploads), keeping, (&tasks, &end));
         let rules_changed = Arc::new(Notify::new());
         let (manifests, changed, over) = (service.caches.manifests.clone(), rules_changed.clone(), end.clone());
         let pins_of_start = pins.clone();

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-use super::error::Error;
+use super::{
+    error::Error,
+    object_store::{self, StorePing},
+};
 use crate::{
     admin::TokenFile,
     auth::{self, AccessControl},
@@ -19,7 +20,6 @@ use crate::{
     route::{AllowedHosts, Routes},
     setup::Offer,
     state_dir::{self, StateDirectory},
-    store::{Direction, Presence, Store, StoreOperation, StoreResult, UploadResult},
     transport::ReloadableTls,
     upstream::{
         self, Context, FailureCause, HealthTable, PauseTable, RateTable, ReadBudget, TokenResult, Upstream, proxy,
@@ -43,7 +43,7 @@ pub struct Checked {
 pub fn check(config: &Config) -> Checked {
     let access = AccessControl::load(&config.access).and_then(|_| auth::check_push_users(&config.access));
     let token_file = config.admin.token_file.as_deref().map_or(Ok(()), |file| TokenFile::load(file).map(drop));
-    let objects = Metrics::new().map_err(Error::from).and_then(|metrics| store(config, &metrics));
+    let objects = Metrics::new().map_err(Error::from).and_then(|metrics| object_store::store(config, &metrics));
     let (objects, objects_checked) = match objects {
         Ok(objects) => (objects, Ok(())),
         Err(error) => (None, Err(error)),
@@ -75,7 +75,7 @@ pub fn check(config: &Config) -> Checked {
         }
         Err(error) => errors.push(error.into()),
     }
-    Checked { upstreams, store: objects.map(StorePing), errors }
+    Checked { upstreams, store: objects.map(StorePing::new), errors }
 }
 
 /// What all upstreams share. `pseudonym`: the name of this process in `Via`.
@@ -159,42 +159,4 @@ pub(super) fn cluster(config: &Config) -> Result<Option<Cluster>, Error> {
         .map_err(|source| Error::ClusterKey { path: cluster.key_file.clone(), source })?;
     let tls = upstream::peer_tls(cluster.ca.as_deref()).map_err(Error::ClusterTls)?;
     Ok(Some(Cluster::new(cluster, key, config.server.listen.clone(), tls)?))
-}
-
-/// The object store of the configuration. Sends no request.
-///
-/// # Errors
-/// Its credentials or CAs cannot be read, or there are none.
-pub(super) fn store(config: &Config, metrics: &Metrics) -> Result<Option<Store>, Error> {
-    let Some(store) = &config.store else { return Ok(None) };
-    let tls = upstream::store_tls(store.ca.as_deref()).map_err(Error::StoreTls)?;
-    metrics.with_store::<StoreOperation, StoreResult, Direction, UploadResult>();
-    Ok(Some(Store::new(store, config.state_directory.as_deref(), tls, metrics.clone())?))
-}
-
-/// What the store has for clients; `None`: none is sent there.
-pub(super) fn presence(
-    config: &Config,
-    objects: Option<&Store>,
-    (tasks, end): (&TaskTracker, &CancellationToken),
-) -> Option<Presence> {
-    let clients = &config.store.as_ref()?.redirect_clients;
-    let objects = objects.filter(|_| !clients.is_empty())?;
-    Some(Presence::new(objects.clone(), clients, tasks.clone(), end.clone()))
-}
-
-/// Asks the object store whether it takes objects.
-pub struct StorePing(Store);
-
-impl StorePing {
-    /// Which store it is.
-    pub fn name(&self) -> String {
-        self.0.location().to_string()
-    }
-
-    /// # Errors
-    /// Why it does not.
-    pub async fn run(&self) -> Result<(), String> {
-        self.0.ping().await.map_err(|error| error.to_string())
-    }
 }
