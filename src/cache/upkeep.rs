@@ -163,8 +163,9 @@ impl Upkeep {
         let evicts = max_size.is_some() && self.0.cluster.as_ref().is_none_or(|cluster| cluster.owns(&EVICTION));
         let told = if evicts { self.collect_usage().await? } else { Told::default() };
         let (ages, missing) = self.compare(&told.usage).await?;
-        self.0.metrics.store_size(ages.total);
         let uploaded = self.upload(missing, max_size.map(|max_size| ages.room(max_size)), others);
+        // What is to be uploaded waits when the size is told.
+        self.0.metrics.store_size(ages.total);
         let eviction = max_size.filter(|_| evicts).and_then(|max| ages.eviction(max, self.0.times.least_age));
         let evicted = match eviction {
             Some(eviction) => self.evict(eviction, &told.usage).await?,

@@ -108,4 +108,8 @@ async fn credentials_for_the_host_of_the_store_stay_here() {
         until("the layer is in the store", async || store.has(&object).await).await;
     }
     assert_eq!(redirects(&forebay).await, 0.0);
+    // By a name that is not the store's, the same client is sent there.
+    let named = forebay.blob_url("ann/app", layer).replace("127.0.0.1", "localhost");
+    let sent = client().get(named).basic_auth(ANN.name, Some(ANN.password)).send().await.expect("forebay answers");
+    assert_eq!(sent.status(), StatusCode::TEMPORARY_REDIRECT);
 }
